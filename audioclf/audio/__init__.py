@@ -1,0 +1,1 @@
+"""From bytes to log-mel pictures: numpy only, no torch, no Ray."""

@@ -1,0 +1,121 @@
+"""Checkpoints: safetensors weights and a JSON file that says all one needs to use them. Nothing is unpickled."""
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+
+from audioclf import models, rundir, storage
+from audioclf.audio.frontend import FrontEnd
+from audioclf.errors import CheckpointMismatchError, ClipError, ConfigError, SchemaError
+from audioclf.labels import Vocabulary
+from audioclf.models import Network
+
+FOLDER, WEIGHTS, DESCRIPTION = "checkpoint", "model.safetensors", "checkpoint.json"
+VERSION = "1"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A trained network and what it was trained on.
+
+    Attributes:
+        network: in evaluation mode.
+        name: of the network.
+        front_end: of the pictures it takes.
+        vocabulary: its outputs.
+        segment_s: seconds in the segments it was trained on.
+        training: configuration, folds left out, and the like, for people.
+        metrics: of its training.
+    """
+
+    network: Network
+    name: str
+    front_end: FrontEnd
+    vocabulary: Vocabulary
+    segment_s: float
+    training: dict[str, Any]
+    metrics: dict[str, Any]
+
+    def save(self, uri: str) -> None:
+        """Write the two files into a folder; the description last, so that it marks the whole."""
+        state = {name: tensor.detach().cpu().contiguous() for name, tensor in self.network.state_dict().items()}
+        storage.write_bytes(storage.join(uri, WEIGHTS), safetensors.torch.save(state))
+        description = {
+            "version": VERSION,
+            "model": self.name,
+            "front_end": self.front_end.to_dict(),
+            "vocabulary": asdict(self.vocabulary),
+            "segment_s": self.segment_s,
+            "training": self.training,
+            "metrics": self.metrics,
+        }
+        text = json.dumps(description, indent=2, sort_keys=True) + "\n"
+        storage.write_bytes(storage.join(uri, DESCRIPTION), text.encode())
+
+    def require_front_end(self, other: FrontEnd, where: str) -> None:
+        """Raise CheckpointMismatchError unless pictures made by `other` are what the network was trained on."""
+        if difference := self.front_end.differences(other):
+            raise CheckpointMismatchError(f"front end of the checkpoint against that of {where}: {difference}")
+
+
+def find(path_or_uri: str) -> str:
+    """The checkpoint folder a user means: the folder itself, or that of a run of jobs/train.py.
+
+    Raises:
+        ConfigError: neither holds a checkpoint.
+    """
+    uri = storage.to_uri(path_or_uri)
+    for candidate in (uri, storage.join(uri, FOLDER)):
+        if storage.exists(storage.join(candidate, DESCRIPTION)):
+            return candidate
+    raise ConfigError(f"{path_or_uri}: no checkpoint here ({DESCRIPTION} and {WEIGHTS}); train one with jobs/train.py")
+
+
+def load(uri: str) -> Checkpoint:
+    """Read a checkpoint folder.
+
+    Raises:
+        SchemaError: a file is missing, damaged or of another version.
+    """
+    description = rundir.read_json(storage.join(uri, DESCRIPTION))
+    if description is None or description.get("version") != VERSION:
+        raise SchemaError(f"{storage.display(uri)}: no checkpoint of version {VERSION}")
+    fields = description["vocabulary"]
+    mids = None if fields["mids"] is None else tuple(fields["mids"])
+    vocabulary = Vocabulary(tuple(fields["names"]), fields["multi_label"], mids)
+    front_end = FrontEnd.from_dict(description["front_end"])
+    network = models.build(description["model"], front_end.n_mels, len(vocabulary))
+    network.load_state_dict(_read_weights(uri, network))
+    return Checkpoint(
+        network.eval(),
+        description["model"],
+        front_end,
+        vocabulary,
+        description["segment_s"],
+        description["training"],
+        description["metrics"],
+    )
+
+
+def _read_weights(uri: str, network: Network) -> dict[str, torch.Tensor]:
+    weights_uri = storage.join(uri, WEIGHTS)
+    try:
+        state = safetensors.torch.load(storage.read_bytes(weights_uri))
+    except (ClipError, SafetensorError) as error:
+        raise SchemaError(f"{storage.display(weights_uri)}: can't be read: {error}") from error
+    wanted = {name: tensor.shape for name, tensor in network.state_dict().items()}
+    if {name: tensor.shape for name, tensor in state.items()} != wanted:
+        raise SchemaError(f"{storage.display(weights_uri)}: not the weights of the network its description names")
+    return state
+
+
+def load_for(path_or_uri: str) -> Checkpoint:
+    """`load(find(…))` for the driver: a damaged checkpoint named by the user is a ConfigError."""
+    try:
+        return load(find(path_or_uri))
+    except SchemaError as error:
+        raise ConfigError(str(error)) from error

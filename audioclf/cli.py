@@ -1,0 +1,46 @@
+"""What every job does around its pipeline: parse flags, log, turn the outcome into an exit code."""
+
+import importlib
+import logging
+import signal
+import sys
+from types import FrameType
+
+import tyro
+
+from audioclf.errors import AudioclfError, ConfigError
+
+EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_REJECTS, EXIT_INTERRUPTED = 0, 1, 2, 3, 130
+
+log = logging.getLogger("audioclf")
+
+
+def run(config_type: type, pipeline: str, description: str | None) -> int:
+    """Parse the command line, run a pipeline on it and return the process's exit code.
+
+    Args:
+        config_type: the job's dataclass; its fields are the flags.
+        pipeline: module of audioclf.pipelines whose run(config) gives the status, `ok` or `too_many_rejects`. By
+            name, so that --help and a wrong flag need not wait for Ray.
+        description: for --help.
+    """
+    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.INFO, stream=sys.stderr)
+    signal.signal(signal.SIGTERM, _interrupt)  # what `ray job stop` sends
+    try:
+        config = tyro.cli(config_type, description=description)
+        status = importlib.import_module(f"audioclf.pipelines.{pipeline}").run(config)
+    except ConfigError as error:
+        log.error("error: %s", error)
+        return EXIT_USAGE
+    except AudioclfError as error:
+        log.error("error: %s: %s", type(error).__name__, error)
+        log.error("What is done is kept: run the same command again to go on.")
+        return EXIT_FAILED
+    except KeyboardInterrupt:
+        log.error("interrupted. What is done is kept: run the same command again to go on.")
+        return EXIT_INTERRUPTED
+    return EXIT_OK if status == "ok" else EXIT_REJECTS
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt

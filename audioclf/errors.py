@@ -1,0 +1,75 @@
+"""Everything audioclf raises on purpose.
+
+AudioclfError
+├── ConfigError (ValueError)      a flag, a path or a file the user gave; found on the driver; exit 2
+├── ClipError                     one clip; becomes a row in the rejects
+│   ├── MissingClipError          listed in the manifest, no longer there
+│   ├── UnreadableClipError       no permission, or not a file
+│   ├── ChangedClipError          not the bytes that the manifest was made from
+│   ├── DecodeError               not audio that libsndfile can read
+│   ├── EmptyClipError            audio of no samples
+│   └── AugmentError              one augmented copy failed
+├── StorageError                  a store that can't be reached or refuses us; stops the job
+├── SchemaError                   a file that breaks a contract between stages
+├── ConservationError             a planned row that is neither written nor rejected
+└── CheckpointMismatchError       a network and its input do not belong together
+"""
+
+
+class AudioclfError(Exception):
+    """The root: catch this to catch everything audioclf raises on purpose."""
+
+
+class ConfigError(AudioclfError, ValueError):
+    """Bad usage or configuration, found on the driver before any work is done."""
+
+
+class ClipError(AudioclfError):
+    """One clip can't be processed. All three arguments are in `args`, so it survives pickling."""
+
+    def __init__(self, clip_uri: str, stage: str, message: str):
+        super().__init__(clip_uri, stage, message)
+        self.clip_uri, self.stage, self.message = clip_uri, stage, message
+
+    def __str__(self) -> str:
+        return f"{self.clip_uri}: {self.stage}: {self.message}"
+
+
+class MissingClipError(ClipError):
+    """The object named in the manifest does not exist."""
+
+
+class UnreadableClipError(ClipError):
+    """The file is there and may not be read."""
+
+
+class ChangedClipError(ClipError):
+    """The object has other bytes than when the manifest was made."""
+
+
+class DecodeError(ClipError):
+    """The bytes are not audio that can be decoded."""
+
+
+class EmptyClipError(ClipError):
+    """The file is valid and has no samples."""
+
+
+class AugmentError(ClipError):
+    """An augmented copy could not be made."""
+
+
+class StorageError(AudioclfError):
+    """A store can't be reached, or refuses the request."""
+
+
+class SchemaError(AudioclfError):
+    """A manifest, shard or policy file does not keep its contract."""
+
+
+class ConservationError(AudioclfError):
+    """Rows planned and rows committed do not add up."""
+
+
+class CheckpointMismatchError(AudioclfError):
+    """Front end, vocabulary or network of a checkpoint differ from what it is used with."""

@@ -1,0 +1,57 @@
+"""Label names ↔ training targets."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from audioclf.errors import CheckpointMismatchError, SchemaError
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The classes in the order of a network's outputs.
+
+    Attributes:
+        names: what a person reads.
+        multi_label: whether a clip may have several labels, or none.
+        mids: AudioSet's machine ids where there are any, in the same order.
+    """
+
+    names: tuple[str, ...]
+    multi_label: bool
+    mids: tuple[str, ...] | None = None
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @classmethod
+    def of(cls, labels: Sequence[Sequence[str]]) -> "Vocabulary":
+        """The sorted classes of a set of clips; multi-label unless every clip has one label.
+
+        Raises:
+            SchemaError: fewer than two classes.
+        """
+        names = tuple(sorted({name for clip in labels for name in clip}))
+        if len(names) < 2:
+            raise SchemaError(f"training needs two classes or more, and the clips have {list(names)}")
+        return cls(names, multi_label=any(len(set(clip)) != 1 for clip in labels))
+
+    def targets(self, labels: Iterable[Sequence[str]]) -> np.ndarray:
+        """[N, C] float32 of zeros and ones.
+
+        Raises:
+            CheckpointMismatchError: a label that is not in the vocabulary.
+        """
+        index = {name: i for i, name in enumerate(self.names)}
+        rows = list(labels)
+        targets = np.zeros((len(rows), len(self)), np.float32)
+        for row, clip in enumerate(rows):
+            for name in clip:
+                if name not in index:
+                    raise CheckpointMismatchError(
+                        f"label {name!r} is not in the vocabulary: {', '.join(self.names[:20])}"
+                        + (" …" if len(self) > 20 else "")
+                    )
+                targets[row, index[name]] = 1
+        return targets

@@ -1,0 +1,1 @@
+"""One module a job; the only place that imports Ray."""

@@ -1,0 +1,47 @@
+"""The Ray cluster a job runs on: the one it was submitted to, or one started here for the job."""
+
+import logging
+import os
+import time
+
+# Before Ray is imported: nothing calls home, and Ray's own progress leaves the terminal to ours.
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+# Ray's core prints an error line for every actor pool of Ray Data (ray-project/ray#53727); nothing else is lost.
+os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+
+import ray
+import ray.data
+
+log = logging.getLogger("audioclf")
+
+
+def connect() -> None:
+    """Connect to Ray, or start it here; once a process, and only when there is work for it."""
+    if ray.is_initialized():
+        return
+    began = time.monotonic()
+    for name in ("ray", "ray.data", "ray.train"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    submitted = "RAY_ADDRESS" in os.environ
+    ray.init(
+        address=os.environ.get("RAY_ADDRESS", "local"),
+        include_dashboard=None if submitted else False,
+        logging_level=logging.ERROR,
+        log_to_driver=False,
+    )
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    log.info("Ray ready: %d CPUs, %d GPUs (%.0f s)", cpus(), gpus(), time.monotonic() - began)
+
+
+def cpus() -> int:
+    """CPU cores of the cluster as it is now; an autoscaled one may grow."""
+    return int(ray.cluster_resources().get("CPU", 0))
+
+
+def gpus() -> int:
+    """GPUs of the cluster as it is now."""
+    return int(ray.cluster_resources().get("GPU", 0))

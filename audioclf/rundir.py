@@ -1,0 +1,96 @@
+"""Run directories: config.json, data/, rejects/, summary.json, _SUCCESS."""
+
+import json
+from typing import Any
+
+import xxhash
+
+from audioclf import storage
+from audioclf.errors import ConfigError, MissingClipError, SchemaError
+
+CONFIG, SUMMARY, SUCCESS = "config.json", "summary.json", "_SUCCESS"
+
+
+def config_digest(binding: dict[str, Any]) -> str:
+    """A digest of what a run's output depends on."""
+    return xxhash.xxh3_128_hexdigest(json.dumps(binding, sort_keys=True).encode())
+
+
+class RunDirectory:
+    """A directory that one configuration fills, in one run or several."""
+
+    def __init__(self, uri: str):
+        self.uri = storage.to_uri(uri)
+
+    def __str__(self) -> str:
+        return storage.display(self.uri)
+
+    def at(self, *names: str) -> str:
+        """The URI of something inside."""
+        return storage.join(self.uri, *names)
+
+    def binding(self) -> dict[str, Any] | None:
+        """What the run that began this directory depends on; None for a new directory."""
+        found = read_json(self.at(CONFIG))
+        return None if found is None else found["binding"]
+
+    def bind(self, job: str, binding: dict[str, Any], flags: dict[str, Any]) -> None:
+        """Begin the directory, or make sure that it was begun with the same configuration.
+
+        Args:
+            job: the job's name.
+            binding: all that the output depends on.
+            flags: the rest of the resolved configuration.
+
+        Raises:
+            ConfigError: it was begun by another job or configuration; the differences are named.
+        """
+        found = read_json(self.at(CONFIG))
+        if found is None:
+            self.write_json(CONFIG, {"job": job, "binding": binding, "flags": flags})
+            return
+        if found["job"] != job:
+            raise ConfigError(f"{self}: holds a run of jobs/{found['job']}.py; give another --output")
+        before, now = found["binding"], json.loads(json.dumps(binding))
+        differences = [
+            f"{key} was {before.get(key)!r} and is now {now.get(key)!r}"
+            for key in sorted(before.keys() | now.keys())
+            if before.get(key) != now.get(key)
+        ]
+        if differences:
+            raise ConfigError(
+                f"{self}: was begun with another configuration: {'; '.join(differences)}. "
+                "Give another --output, or the configuration it was begun with."
+            )
+
+    def committed(self, folder: str) -> set[str]:
+        """The names of the files in one of its folders."""
+        return set(storage.names_in(self.at(folder)))
+
+    def is_complete(self) -> bool:
+        return storage.exists(self.at(SUCCESS))
+
+    def write_json(self, name: str, content: dict[str, Any]) -> None:
+        storage.write_bytes(self.at(name), (json.dumps(content, indent=2, sort_keys=True) + "\n").encode())
+
+    def finish(self, summary: dict[str, Any]) -> None:
+        """Write the summary, and _SUCCESS if its status is ok."""
+        self.write_json(SUMMARY, summary)
+        if summary["status"] == "ok":
+            storage.write_bytes(self.at(SUCCESS), b"")
+        else:
+            storage.remove(self.at(SUCCESS))
+
+
+def read_json(uri: str) -> dict[str, Any] | None:
+    """A JSON file's content, None if there is no such file.
+
+    Raises:
+        SchemaError: not JSON.
+    """
+    try:
+        return json.loads(storage.read_bytes(uri))
+    except MissingClipError:
+        return None
+    except ValueError as error:
+        raise SchemaError(f"{storage.display(uri)}: not JSON: {error}") from error

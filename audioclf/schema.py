@@ -1,0 +1,109 @@
+"""The contracts between stages: column names and Arrow schemas."""
+
+import pyarrow as pa
+
+SCHEMA_VERSION = "1"
+
+# Keys of the Parquet files' schema metadata.
+META_VERSION = b"audioclf.schema_version"
+META_FRONT_END = b"audioclf.front_end"
+META_CONFIG_DIGEST = b"audioclf.config_digest"
+META_UNIT = b"audioclf.unit"  # JSON: the counters of this unit of work
+
+MANIFEST = pa.schema(
+    [
+        pa.field("clip_id", pa.string(), nullable=False),
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("size_bytes", pa.int64(), nullable=False),
+        pa.field("etag", pa.string(), nullable=False),
+        pa.field("labels", pa.list_(pa.string()), nullable=False),
+        pa.field("fold", pa.int32()),
+        pa.field("source_id", pa.string(), nullable=False),
+        pa.field("duration_s", pa.float64()),
+        pa.field("sample_rate", pa.int32()),
+        pa.field("channels", pa.int32()),
+        pa.field("recorded_at", pa.timestamp("us", tz="UTC")),
+        pa.field("start_s", pa.float64()),
+        pa.field("end_s", pa.float64()),
+    ],
+    metadata={META_VERSION: SCHEMA_VERSION},
+)
+
+REJECT = pa.schema(
+    [
+        pa.field("clip_id", pa.string(), nullable=False),
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("segment_index", pa.int32()),  # null: the whole clip
+        pa.field("copy_index", pa.int32()),
+        pa.field("stage", pa.string(), nullable=False),
+        pa.field("error", pa.string(), nullable=False),
+        pa.field("message", pa.string(), nullable=False),
+    ],
+    metadata={META_VERSION: SCHEMA_VERSION},
+)
+
+
+def shard(n_mels: int, n_frames: int) -> pa.Schema:
+    """The schema of a spectrogram shard whose rows hold log-mel pictures of one shape."""
+    return pa.schema(
+        [
+            pa.field("clip_id", pa.string(), nullable=False),
+            pa.field("uri", pa.string(), nullable=False),
+            pa.field("segment_index", pa.int32(), nullable=False),
+            pa.field("start_s", pa.float64(), nullable=False),
+            pa.field("copy_index", pa.int32(), nullable=False),  # 0: the original
+            pa.field("transform_set", pa.string(), nullable=False),
+            pa.field("transform_params", pa.string(), nullable=False),  # JSON
+            pa.field("log_mel", pa.fixed_shape_tensor(pa.float16(), [n_mels, n_frames]), nullable=False),
+            pa.field("valid_frames", pa.int32(), nullable=False),  # frames beyond it are padding
+            pa.field("labels", pa.list_(pa.string()), nullable=False),
+            pa.field("fold", pa.int32()),
+            pa.field("source_id", pa.string(), nullable=False),
+            pa.field("flags", pa.list_(pa.string()), nullable=False),
+            pa.field("content_digest", pa.string(), nullable=False),
+        ]
+    )
+
+
+TAG = pa.schema(
+    [
+        pa.field("clip_id", pa.string(), nullable=False),
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("recorded_at", pa.timestamp("us", tz="UTC")),
+        pa.field("start_s", pa.float64(), nullable=False),
+        pa.field("end_s", pa.float64(), nullable=False),
+        pa.field("tag", pa.string(), nullable=False),
+        pa.field("mid", pa.string()),
+        pa.field("probability", pa.float32(), nullable=False),
+        pa.field("rank", pa.int32(), nullable=False),  # 1: the likeliest of its window
+    ],
+    metadata={META_VERSION: SCHEMA_VERSION},
+)
+
+# One row a recording of a tag run: what the ledger remembers.
+RECORDING = pa.schema(
+    [
+        pa.field("clip_id", pa.string(), nullable=False),
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("size_bytes", pa.int64(), nullable=False),
+        pa.field("etag", pa.string(), nullable=False),
+        pa.field("status", pa.string(), nullable=False),  # ok | rejected
+        pa.field("duration_s", pa.float64()),
+        pa.field("windows", pa.int32(), nullable=False),
+        pa.field("top_tag", pa.string()),  # the likeliest tag by mean probability over the windows
+        pa.field("top_probability", pa.float32()),
+    ],
+    metadata={META_VERSION: SCHEMA_VERSION},
+)
+
+PREDICTION = pa.schema(
+    [
+        pa.field("clip_id", pa.string(), nullable=False),
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("fold", pa.int32()),
+        pa.field("source_id", pa.string(), nullable=False),
+        pa.field("labels", pa.list_(pa.string()), nullable=False),
+        pa.field("probabilities", pa.list_(pa.float32()), nullable=False),  # in the vocabulary's order
+    ],
+    metadata={META_VERSION: SCHEMA_VERSION},
+)

@@ -1,0 +1,331 @@
+"""Files and objects by URI: list, read, read by range, write atomically.
+
+Two kinds of URI: `file:///…` with a percent-encoded path, so that any byte may stand in a file name, and
+`s3://bucket/key` with the key as it is. Where a person types one, a plain local path does as well. S3
+credentials and endpoint come from the standard AWS variables.
+"""
+
+import contextlib
+import functools
+import io
+import os
+import tempfile
+import urllib.parse
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from audioclf.errors import (
+    AudioclfError,
+    ChangedClipError,
+    ClipError,
+    ConfigError,
+    MissingClipError,
+    StorageError,
+    UnreadableClipError,
+)
+
+if TYPE_CHECKING:
+    from types_boto3_s3 import S3Client
+
+RANGE_BLOCK_BYTES = 1 << 18  # a header and its neighbours come in one request
+S3_ATTEMPTS = 6
+
+
+@dataclass(frozen=True)
+class FileInfo:
+    """One file of a listing."""
+
+    uri: str
+    path: str
+    """Percent-encoded path below the listed folder: the same in a folder and in a bucket."""
+    size_bytes: int
+    etag: str
+    """The object's ETag, or the modification time in ns of a local file."""
+
+
+def to_uri(path_or_uri: str) -> str:
+    """A URI without trailing slash from a URI or a local path."""
+    if path_or_uri.startswith("s3://"):
+        return path_or_uri.rstrip("/")
+    if path_or_uri.startswith("file://"):
+        return path_or_uri.rstrip("/") or "file:///"
+    if "://" in path_or_uri:
+        scheme = path_or_uri.split("://")[0]
+        raise ConfigError(f"{path_or_uri}: {scheme}:// is not supported; give a local path or s3://bucket/prefix")
+    absolute = os.path.abspath(os.path.expanduser(path_or_uri))  # noqa: PTH100, PTH111 (keeps odd bytes and links)
+    return "file://" + quote(absolute)
+
+
+def join(uri: str, *names: str) -> str:
+    """Append path components, which must need no percent-encoding."""
+    return "/".join([uri.rstrip("/"), *names])
+
+
+def quote(path: str) -> str:
+    """Percent-encode a path or key, whatever bytes its name holds."""
+    return urllib.parse.quote_from_bytes(os.fsencode(path), safe="/")
+
+
+def unquote(path: str) -> str:
+    """Undo `quote` for reading: bytes that are not UTF-8 become U+FFFD."""
+    return urllib.parse.unquote(path, errors="replace")
+
+
+def local_path(uri: str) -> Path | None:
+    """The local path of a file:// URI, None for other stores."""
+    if not uri.startswith("file://"):
+        return None
+    return Path(os.fsdecode(urllib.parse.unquote_to_bytes(uri[len("file://") :])))
+
+
+def display(uri: str) -> str:
+    """The URI as a person would type it."""
+    path = local_path(uri)
+    return uri if path is None else os.fsencode(path).decode(errors="replace")
+
+
+def list_files(root_uri: str) -> Iterator[FileInfo]:
+    """All files below a folder or prefix, hidden ones left out, in no particular order.
+
+    Raises:
+        ConfigError: there is no such folder or bucket.
+        StorageError: the store can't be reached or refuses.
+    """
+    root = local_path(root_uri)
+    if root is None:
+        yield from _list_s3(root_uri)
+        return
+    if not root.is_dir():
+        raise ConfigError(f"{display(root_uri)}: no such folder")
+    folders = [os.fspath(root)]
+    skip = len(os.path.join(folders[0], ""))  # noqa: PTH118
+    while folders:
+        with os.scandir(folders.pop()) as entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                if entry.is_dir():
+                    folders.append(entry.path)
+                elif entry.is_file():
+                    stat = entry.stat()
+                    yield FileInfo(
+                        "file://" + quote(entry.path), quote(entry.path[skip:]), stat.st_size, str(stat.st_mtime_ns)
+                    )
+
+
+def read_bytes(uri: str, etag: str | None = None) -> bytes:
+    """The whole content of a file.
+
+    Args:
+        uri: what to read.
+        etag: as listed; when given, other content than listed is refused.
+
+    Raises:
+        MissingClipError, ChangedClipError: the file went away or was replaced.
+        StorageError: the store can't be reached or refuses.
+    """
+    path = local_path(uri)
+    if path is None:
+        bucket, key = _split_s3(uri)
+        match = {} if etag is None else {"IfMatch": etag}
+        with _s3_errors(uri):
+            return _s3().get_object(Bucket=bucket, Key=key, **match)["Body"].read()
+    try:
+        with open(path, "rb") as file:
+            if etag is not None and str(os.fstat(file.fileno()).st_mtime_ns) != etag:
+                raise ChangedClipError(display(uri), "fetch", "the file changed after the manifest was made")
+            return file.read()
+    except OSError as error:
+        raise _read_error(uri, error) from error
+
+
+def read_text(uri: str) -> str:
+    """The content of a text file the user named.
+
+    Raises:
+        ConfigError: there is no such file, or it is not UTF-8.
+    """
+    try:
+        return read_bytes(uri).decode()
+    except ClipError as error:
+        raise ConfigError(f"{display(uri)}: {error.message}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{display(uri)}: not UTF-8 text: {error}") from error
+
+
+def open_ranged(uri: str) -> BinaryIO:
+    """Open a file for reading here and there; on S3 by ranged requests of a few hundred kB."""
+    path = local_path(uri)
+    if path is not None:
+        try:
+            return open(path, "rb")
+        except OSError as error:
+            raise _read_error(uri, error) from error
+    return io.BufferedReader(_S3RangeReader(uri), RANGE_BLOCK_BYTES)
+
+
+def write_bytes(uri: str, data: bytes | memoryview) -> None:
+    """Write a file atomically: readers see all of it or nothing."""
+    path = local_path(uri)
+    if path is None:
+        bucket, key = _split_s3(uri)
+        with _s3_errors(uri):
+            _s3().put_object(Bucket=bucket, Key=key, Body=bytes(data))
+        return
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # A hidden name in the same folder: listings skip it, and rename stays atomic.
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".tmp")
+        try:
+            with open(handle, "wb") as file:
+                file.write(data)
+            os.chmod(temporary, 0o644)  # noqa: PTH101
+            os.replace(temporary, path)  # noqa: PTH105
+        except BaseException:
+            os.unlink(temporary)  # noqa: PTH108
+            raise
+    except OSError as error:
+        raise StorageError(f"{display(uri)}: {error.strerror or error}") from error
+
+
+def exists(uri: str) -> bool:
+    """Whether there is a file (not a folder) at this URI."""
+    path = local_path(uri)
+    if path is not None:
+        return path.is_file()
+    return _s3_size(uri) is not None
+
+
+def names_in(folder_uri: str) -> dict[str, FileInfo]:
+    """The files directly in a folder by name; empty where there is no such folder."""
+    path = local_path(folder_uri)
+    if path is not None and not path.is_dir():
+        return {}
+    return {info.path: info for info in list_files(folder_uri) if "/" not in info.path}
+
+
+def remove(uri: str) -> None:
+    """Remove a file; one that is not there is no error."""
+    path = local_path(uri)
+    if path is not None:
+        path.unlink(missing_ok=True)
+        return
+    bucket, key = _split_s3(uri)
+    with _s3_errors(uri):
+        _s3().delete_object(Bucket=bucket, Key=key)
+
+
+def _read_error(uri: str, error: OSError) -> AudioclfError:
+    """What a failed read of a local file means: the file's own trouble, or the store's."""
+    if isinstance(error, FileNotFoundError):
+        return MissingClipError(display(uri), "fetch", "no such file")
+    if isinstance(error, PermissionError | IsADirectoryError):
+        return UnreadableClipError(display(uri), "fetch", error.strerror or str(error))
+    return StorageError(f"{display(uri)}: {error.strerror or error}")
+
+
+# --- S3
+
+
+@functools.cache
+def _s3() -> "S3Client":
+    """One client a process; boto3's are thread-safe."""
+    import boto3
+    from botocore.config import Config
+    from botocore.exceptions import BotoCoreError
+
+    config = Config(
+        retries={"mode": "standard", "total_max_attempts": S3_ATTEMPTS},
+        connect_timeout=10,
+        read_timeout=60,
+        max_pool_connections=32,
+    )
+    try:
+        return boto3.client("s3", config=config)
+    except (BotoCoreError, ValueError) as error:
+        raise ConfigError(f"S3 client: {error}; check the AWS_… variables") from error
+
+
+def _split_s3(uri: str) -> tuple[str, str]:
+    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    if not bucket:
+        raise ConfigError(f"{uri}: no bucket in this URI; write s3://bucket/prefix")
+    return bucket, key
+
+
+@contextlib.contextmanager
+def _s3_errors(uri: str) -> Iterator[None]:
+    """Tell apart: gone or changed (one clip), no such bucket (usage), anything else (the store)."""
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    try:
+        yield
+    except ClientError as error:
+        code = error.response.get("Error", {}).get("Code", "")
+        if code in ("NoSuchKey", "404"):
+            raise MissingClipError(uri, "fetch", "no such object") from error
+        if code in ("PreconditionFailed", "412"):
+            raise ChangedClipError(uri, "fetch", "the object changed after the manifest was made") from error
+        if code == "NoSuchBucket":
+            raise ConfigError(f"{uri}: no such bucket") from error
+        raise StorageError(f"{uri}: {error}; check the credentials and rights in the AWS_… variables") from error
+    except BotoCoreError as error:
+        raise StorageError(f"{uri}: {error}; check AWS_ENDPOINT_URL, the network and the AWS_… variables") from error
+
+
+def _list_s3(root_uri: str) -> Iterator[FileInfo]:
+    bucket, prefix = _split_s3(root_uri)
+    prefix = prefix + "/" if prefix else ""
+    with _s3_errors(root_uri):
+        for page in _s3().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
+            for entry in page.get("Contents", []):
+                below = entry["Key"][len(prefix) :]  # pyright: ignore[reportTypedDictNotRequiredAccess]
+                if not below or below.endswith("/") or any(part.startswith(".") for part in below.split("/")):
+                    continue
+                key, size, etag = entry["Key"], entry["Size"], entry["ETag"]  # pyright: ignore[reportTypedDictNotRequiredAccess]
+                yield FileInfo(f"s3://{bucket}/{key}", quote(below), size, etag)
+
+
+def _s3_size(uri: str) -> int | None:
+    bucket, key = _split_s3(uri)
+    try:
+        with _s3_errors(uri):
+            return _s3().head_object(Bucket=bucket, Key=key)["ContentLength"]
+    except MissingClipError:
+        return None
+
+
+class _S3RangeReader(io.RawIOBase):
+    """A seekable view of an object; each read is one ranged GET."""
+
+    def __init__(self, uri: str):
+        self._uri, self._position = uri, 0
+        size = _s3_size(uri)
+        if size is None:
+            raise MissingClipError(uri, "fetch", "no such object")
+        self._size = size
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
+        self._position = max(0, start + offset)
+        return self._position
+
+    def readinto(self, buffer) -> int:  # pyright: ignore[reportIncompatibleMethodOverride]
+        stop = min(self._position + len(buffer), self._size)
+        if stop <= self._position:
+            return 0
+        bucket, key = _split_s3(self._uri)
+        with _s3_errors(self._uri):
+            answer = _s3().get_object(Bucket=bucket, Key=key, Range=f"bytes={self._position}-{stop - 1}")
+            data = answer["Body"].read()
+        buffer[: len(data)] = data
+        self._position += len(data)
+        return len(data)
