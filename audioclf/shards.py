@@ -166,13 +166,28 @@ def load(
         SchemaError: shards of different front ends or shapes.
     """
     uris = [uri for run in run_uris for uri in committed_files(storage.to_uri(run))]
-    return load_files(uris, copies=copies, fold=fold, exclude_fold=exclude_fold)
+    examples = load_files(uris, copies=copies, fold=fold, exclude_fold=exclude_fold)
+    if len(examples) == 0:
+        raise ConfigError(f"the shards hold no rows{_in_words(fold, exclude_fold)}")
+    return examples
+
+
+def all_labels(run_uris: Sequence[str]) -> tuple[list[list[str]], list[int | None]]:
+    """Labels and fold of every original segment, in no particular order."""
+    labels: list[list[str]] = []
+    folds: list[int | None] = []
+    for run in run_uris:
+        for uri in committed_files(storage.to_uri(run)):
+            table = read_table(uri, ["labels", "fold", "copy_index"]).filter(pc.field("copy_index") == 0)
+            labels += table["labels"].to_pylist()
+            folds += table["fold"].to_pylist()
+    return labels, folds
 
 
 def load_files(
     uris: Iterable[str], *, copies: bool, fold: int | None = None, exclude_fold: int | None = None
 ) -> Examples:
-    """`load` for named shard files."""
+    """`load` for named shard files; there may be no such rows in them."""
     front_end: FrontEnd | None = None
     tables: list[pa.Table] = []
     for uri in uris:
@@ -187,10 +202,8 @@ def load_files(
     if front_end is None:
         raise ConfigError("no shard files given")
     table = pa.concat_tables(tables)
-    if len(table) == 0:
-        raise ConfigError(f"the shards hold no rows{_in_words(fold, exclude_fold)}")
     table = table.sort_by([("clip_id", "ascending"), ("segment_index", "ascending"), ("copy_index", "ascending")])
-    log_mel = table["log_mel"].combine_chunks().to_numpy_ndarray()
+    log_mel = table["log_mel"].combine_chunks().to_numpy_ndarray().copy()  # writable, as torch wants it
     columns = {name: table[name].to_pylist() for name in EXAMPLE_COLUMNS}
     return Examples(front_end, log_mel, table["valid_frames"].to_numpy(), columns)
 

@@ -248,6 +248,13 @@ def _s3() -> "S3Client":
         raise ConfigError(f"S3 client: {error}; check the AWS_… variables") from error
 
 
+def s3_endpoint() -> dict[str, str]:
+    """Options for pyarrow's S3 client, which reads the AWS variables but for the endpoint."""
+    endpoint = _s3().meta.endpoint_url
+    scheme, _, host = endpoint.partition("://")
+    return {"scheme": scheme, "endpoint_override": host, "region": _s3().meta.region_name}
+
+
 def _split_s3(uri: str) -> tuple[str, str]:
     bucket, _, key = uri.removeprefix("s3://").partition("/")
     if not bucket:

@@ -1,9 +1,7 @@
 """Train a network on shards in memory, and predict with one. Plain torch, no Ray."""
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -71,8 +69,11 @@ class Trainer:
         self.optimizer = _optimizer(self._core, training)
         self.steps_per_epoch = math.ceil(len(examples) / training.batch_size)
 
-    def epoch(self, epoch: int) -> dict[str, float]:
-        """One pass over the training rows, counted from 0; gives the mean loss and the accuracy on the way.
+    def epoch(self, epoch: int) -> tuple[float, float]:
+        """One pass over this worker's share of the training rows, counted from 0.
+
+        Returns:
+            The summed loss, and the number of clips classified right on the way.
 
         Raises:
             TrainingError: the loss is NaN or infinite.
@@ -90,13 +91,15 @@ class Trainer:
             loss_sum, hits = loss_sum + loss, hits + hit
         if not math.isfinite(loss_sum):
             raise TrainingError(f"epoch {epoch + 1}: the loss is {loss_sum}; try a smaller --learning-rate")
-        return {"epoch": epoch + 1, "loss": loss_sum / n, "train_accuracy": hits / n}
+        return loss_sum, hits
 
     def _step(self, rows: np.ndarray, where: np.ndarray, batch_size: int) -> tuple[float, float]:
         """A step of the optimizer; gives this worker's summed loss and number of hits."""
         patches = draw_patches(self._log_mel, self._valid, rows, where, self._core.patch_frames)
         targets = self._targets[torch.from_numpy(rows)].to(self._device)
-        logits = self._network(patches.to(self._device))
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._training.amp):
+            logits = self._network(patches.to(self._device))
+        logits = logits.float()
         loss_sum = _loss(logits, targets, self._multi_label)
         # Each worker's gradients are averaged with the others': scaled so, their mean is that of one large batch.
         loss = loss_sum * (self._share.world_size / batch_size)
@@ -208,14 +211,3 @@ def predict(
         total.index_add_(0, rows[some], probabilities.cpu())
     counts = torch.bincount(rows, minlength=len(log_mel))
     return (total / counts[:, None]).numpy()
-
-
-def state(trainer_optimizer: torch.optim.Optimizer, network: Network, epoch: int) -> dict[str, Any]:
-    """What a killed run needs to go on after `epoch`; loads with weights_only=True."""
-    return {"epoch": epoch, "network": network.state_dict(), "optimizer": trainer_optimizer.state_dict()}
-
-
-def iterate_epochs(trainer: Trainer, first: int, epochs: int) -> Iterator[dict[str, float]]:
-    """The metrics of one epoch after another."""
-    for epoch in range(first, epochs):
-        yield trainer.epoch(epoch)

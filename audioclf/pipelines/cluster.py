@@ -3,6 +3,9 @@
 import logging
 import os
 import time
+from typing import Any
+
+from audioclf.errors import AudioclfError
 
 # Before Ray is imported: nothing calls home, and Ray's own progress leaves the terminal to ours.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -45,3 +48,28 @@ def cpus() -> int:
 def gpus() -> int:
     """GPUs of the cluster as it is now."""
     return int(ray.cluster_resources().get("GPU", 0))
+
+
+def get(reference: Any) -> Any:
+    """ray.get; an AudioclfError raised in a worker arrives as itself."""
+    try:
+        return ray.get(reference)
+    except Exception as error:  # noqa: BLE001 (told apart, and raised again)
+        raise own_error(error) from error
+
+
+def own_error(error: BaseException) -> BaseException:
+    """The AudioclfError that Ray wrapped, or the error itself."""
+    waiting: list[BaseException | None] = [error]
+    seen: set[int] = set()
+    while waiting:
+        cause = waiting.pop()
+        if not isinstance(cause, BaseException) or id(cause) in seen:
+            continue
+        seen.add(id(cause))
+        if isinstance(cause, AudioclfError):
+            return cause
+        waiting += [getattr(cause, "cause", None), cause.__cause__]
+        # Ray Train: one error a failed worker
+        waiting += getattr(cause, "worker_failures", {}).values()
+    return error

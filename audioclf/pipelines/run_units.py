@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import ray.data
 
-from audioclf.errors import AudioclfError
 from audioclf.pipelines import cluster
 from audioclf.units import Unit
 
@@ -25,6 +24,12 @@ class _UnitActor:
         return {"unit": [unit.index for unit in units], "counts": [self._process(unit) for unit in units]}
 
 
+def actor_pool(num_actors: int, n_tasks: int) -> ray.data.ActorPoolStrategy:
+    """Actors for so many tasks: num_actors, or one a CPU where it is 0."""
+    size = min(num_actors or max(1, cluster.cpus()), n_tasks)
+    return ray.data.ActorPoolStrategy(size=size, max_tasks_in_flight_per_actor=IN_FLIGHT)
+
+
 def run_units(
     make: Callable[[Any], Callable[[Unit], dict[str, Any]]], plan: Any, units: Iterable[Unit], num_actors: int
 ) -> Iterator[dict[str, Any]]:
@@ -41,25 +46,14 @@ def run_units(
     """
     cluster.connect()
     rows = [{"index": unit.index, "row_start": unit.row_start, "row_stop": unit.row_stop} for unit in units]
-    pool = min(num_actors or max(1, cluster.cpus()), len(rows))
     done = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
         _UnitActor,
         fn_constructor_args=(make, plan),
-        compute=ray.data.ActorPoolStrategy(size=pool, max_tasks_in_flight_per_actor=IN_FLIGHT),
+        compute=actor_pool(num_actors, len(rows)),
         num_cpus=1,
     )
     try:
         for batch in done.iter_batches(batch_size=None, prefetch_batches=0):
             yield from batch["counts"]
     except Exception as error:  # noqa: BLE001 (told apart below, and raised again)
-        raise _own_error(error) from error
-
-
-def _own_error(error: BaseException) -> BaseException:
-    """The AudioclfError that Ray wrapped, or the error itself."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, AudioclfError):
-            return cause
-        cause = getattr(cause, "cause", None) or cause.__cause__
-    return error
+        raise cluster.own_error(error) from error

@@ -1,0 +1,73 @@
+"""How well a set of clips was classified."""
+
+from typing import Any
+
+import numpy as np
+from sklearn.metrics import average_precision_score, confusion_matrix, precision_recall_fscore_support
+
+BOOTSTRAPS = 1000
+
+
+def accuracy(probabilities: np.ndarray, targets: np.ndarray) -> float:
+    """Share of clips whose likeliest class is (one of) theirs.
+
+    Args:
+        probabilities: [N, C].
+        targets: [N, C] of zeros and ones.
+    """
+    return float(_hits(probabilities, targets).mean())
+
+
+def accuracy_ci95(probabilities: np.ndarray, targets: np.ndarray, source_ids: list[str], seed: int = 0) -> list[float]:
+    """95 % interval of the accuracy, by drawing sources (not clips, which resemble one another) anew."""
+    hits = _hits(probabilities, targets)
+    _, source = np.unique(source_ids, return_inverse=True)
+    per_source = np.stack([np.bincount(source, hits), np.bincount(source)])
+    rng = np.random.default_rng(seed)
+    n = per_source.shape[1]
+    drawn = per_source[:, rng.integers(0, n, (BOOTSTRAPS, n))].sum(axis=2)
+    return [float(bound) for bound in np.quantile(drawn[0] / drawn[1], [0.025, 0.975])]
+
+
+def describe(probabilities: np.ndarray, targets: np.ndarray, names: tuple[str, ...]) -> dict[str, Any]:
+    """Everything but the folds.
+
+    Args:
+        probabilities: [N, C].
+        targets: [N, C] of zeros and ones.
+        names: [C].
+
+    Returns:
+        `accuracy`; `mean_average_precision` over the classes that occur; `per_class` with precision, recall, average
+        precision (None where the class does not occur) and number of clips; `confusion` [C][C], rows the true class,
+        where every clip has one label.
+    """
+    predicted = np.eye(len(names), dtype=int)[probabilities.argmax(1)]
+    precision, recall, _, _ = precision_recall_fscore_support(targets, predicted, zero_division=0)
+    support = targets.sum(0).astype(int)
+    precisions = [
+        float(average_precision_score(targets[:, c], probabilities[:, c])) if support[c] else None
+        for c in range(len(names))
+    ]
+    described: dict[str, Any] = {
+        "accuracy": accuracy(probabilities, targets),
+        "clips": len(targets),
+        "mean_average_precision": float(np.mean([value for value in precisions if value is not None])),
+        "per_class": {
+            name: {
+                "average_precision": precisions[c],
+                "clips": int(support[c]),
+                "precision": float(np.asarray(precision)[c]),
+                "recall": float(np.asarray(recall)[c]),
+            }
+            for c, name in enumerate(names)
+        },
+    }
+    if (targets.sum(1) == 1).all():
+        true, guessed = targets.argmax(1), probabilities.argmax(1)
+        described["confusion"] = confusion_matrix(true, guessed, labels=range(len(names))).tolist()
+    return described
+
+
+def _hits(probabilities: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    return targets[np.arange(len(targets)), probabilities.argmax(1)]

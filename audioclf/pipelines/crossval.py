@@ -1,0 +1,77 @@
+"""Train and evaluate every fold in turn, with one or several seeds."""
+
+import logging
+from dataclasses import asdict
+
+import numpy as np
+
+from audioclf import checkpoint, shards, storage
+from audioclf.config import CrossvalConfig, training_of
+from audioclf.errors import ConfigError
+from audioclf.labels import Vocabulary
+from audioclf.pipelines import evaluate
+from audioclf.pipelines.train import TrainJob, check, shards_binding, train_all, trainings_at_once
+from audioclf.rundir import RunDirectory
+
+log = logging.getLogger("audioclf")
+
+EVALUATION_BATCH = 16
+
+
+def run(config: CrossvalConfig) -> str:
+    """Train what is not yet trained, predict each fold by the networks that never saw it, measure."""
+    shard_uris = tuple(storage.to_uri(uri) for uri in config.shards)
+    how = training_of(config)
+    check(shard_uris, how, None)
+    labels, row_folds = shards.all_labels(shard_uris)
+    folds = sorted({fold for fold in row_folds if fold is not None})
+    if len(folds) < 2:
+        raise ConfigError(f"crossval needs clips in two folds or more; make the manifest with --folds N (found {folds})")
+    directory = RunDirectory(config.output)
+    binding = {**shards_binding(shard_uris), **asdict(how), "seeds": config.seeds}
+    jobs = {
+        (seed, fold): TrainJob(
+            name=f"seed-{seed}-fold-{fold}",
+            shard_uris=shard_uris,
+            output_uri=directory.at("trainings", f"seed-{seed}-fold-{fold}"),
+            training=how,
+            test_fold=fold,
+            seed=seed,
+            num_workers=config.num_workers,
+            use_gpu=config.use_gpu,
+        )
+        for seed in range(config.seeds)
+        for fold in folds
+    }
+    due = [job for job in jobs.values() if not _is_trained(job)]
+    log.info("crossval: %d trainings, %d of them done before; folds %s", len(jobs), len(jobs) - len(due), folds)
+    if config.dry_run:
+        return "ok"
+    directory.bind("crossval", binding, {"num_workers": config.num_workers})
+    if due:
+        train_all(due, trainings_at_once(config.num_workers, config.use_gpu))
+    vocabulary = Vocabulary.of(labels)
+    per_seed = []
+    for seed in range(config.seeds):
+        of_fold = {fold: storage.join(jobs[seed, fold].output_uri, checkpoint.FOLDER) for fold in folds}
+        per_seed.append(evaluate.predict(shard_uris, of_fold, EVALUATION_BATCH, num_actors=0))
+    measured = evaluate.measure(per_seed[0], vocabulary)
+    if config.seeds > 1:
+        runs = [evaluate.measure(clips, vocabulary) for clips in per_seed]
+        measured["accuracy_per_seed"] = [one["accuracy"] for one in runs]
+        for key in ("accuracy", "mean_average_precision"):
+            measured[key] = float(np.mean([one[key] for one in runs]))
+        measured["accuracy_per_fold"] = {
+            fold: float(np.mean([one["accuracy_per_fold"][fold] for one in runs])) for fold in runs[0]["accuracy_per_fold"]
+        }
+        measured["accuracy_ci95"] = np.mean([one["accuracy_ci95"] for one in runs], axis=0).tolist()
+    evaluate.write_predictions(directory, per_seed[0])
+    directory.write_json(evaluate.METRICS, measured)
+    directory.finish({"job": "crossval", "status": "ok", "trainings": len(jobs), "clips": measured["clips"]})
+    evaluate.report("crossval", measured)
+    log.info("wrote %s", directory)
+    return "ok"
+
+
+def _is_trained(job: TrainJob) -> bool:
+    return storage.exists(storage.join(job.output_uri, "metrics.json"))

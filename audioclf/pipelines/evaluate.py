@@ -1,0 +1,173 @@
+"""Shards and checkpoints → predictions and metrics."""
+
+import io
+import logging
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray.data
+
+from audioclf import checkpoint, metrics, schema, shards, storage
+from audioclf.config import EvaluateConfig
+from audioclf.errors import ConfigError
+from audioclf.labels import Vocabulary
+from audioclf.pipelines import cluster
+from audioclf.pipelines.run_units import actor_pool
+from audioclf.pipelines.train import shards_binding
+from audioclf.rundir import RunDirectory
+
+log = logging.getLogger("audioclf")
+
+PREDICTIONS, METRICS = "predictions.parquet", "metrics.json"
+
+
+def run(config: EvaluateConfig) -> str:
+    """Measure one checkpoint on one fold, or on every clip."""
+    shard_uris = tuple(storage.to_uri(uri) for uri in config.shards)
+    uri = checkpoint.find(config.checkpoint)
+    loaded = checkpoint.load_for(config.checkpoint)
+    directory = RunDirectory(config.output)
+    first = shards.committed_files(shard_uris[0])[0]
+    loaded.require_front_end(shards.front_end_of(shards.read_metadata(first), first), storage.display(first))
+    binding = {**shards_binding(shard_uris), "checkpoint": storage.display(uri), "test_fold": config.test_fold}
+    if config.dry_run:
+        log.info("evaluate: would measure %s on fold %s into %s", config.checkpoint, config.test_fold, directory)
+        return "ok"
+    if config.test_fold is None and loaded.training.get("clips"):
+        log.warning("evaluate: without --test-fold the clips it was trained on are among those measured")
+    directory.bind("evaluate", binding, {})
+    clips = predict(shard_uris, {config.test_fold: uri}, config.batch_size, config.num_actors)
+    measured = measure(clips, loaded.vocabulary)
+    write_predictions(directory, clips)
+    directory.write_json(METRICS, measured)
+    directory.finish({"job": "evaluate", "status": "ok", "clips": len(clips)})
+    report("evaluate", measured)
+    log.info("wrote %s", directory)
+    return "ok"
+
+
+@dataclass(frozen=True)
+class ClipPrediction:
+    """What a network says of one clip: the mean over its segments."""
+
+    clip_id: str
+    uri: str
+    fold: int | None
+    source_id: str
+    labels: list[str]
+    probabilities: np.ndarray
+
+
+def predict(
+    shard_uris: tuple[str, ...], checkpoint_of_fold: dict[int | None, str], batch_size: int, num_actors: int
+) -> list[ClipPrediction]:
+    """The original clips of some folds, each seen by its fold's checkpoint, ordered by clip_id.
+
+    Args:
+        shard_uris: run directories of extractions.
+        checkpoint_of_fold: test fold to checkpoint; None stands for every clip, whatever its fold.
+        batch_size: segments' patches in a forward pass.
+        num_actors: worker processes; 0: one a CPU.
+
+    Raises:
+        ConfigError: no clip lies in these folds.
+    """
+    cluster.connect()
+    files = [uri for run_uri in shard_uris for uri in shards.committed_files(run_uri)]
+    predicted = ray.data.from_items([{"uri": uri} for uri in files], override_num_blocks=len(files)).map_batches(
+        _Predictor,
+        fn_constructor_args=(checkpoint_of_fold, batch_size),
+        compute=actor_pool(num_actors, len(files)),
+        num_cpus=1,
+    )
+    segments: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
+    try:
+        for batch in predicted.iter_batches(batch_size=None, prefetch_batches=0):
+            for row in batch["rows"]:
+                for segment in row:
+                    segments[segment["clip_id"]].append(segment)
+    except Exception as error:  # noqa: BLE001 (told apart, and raised again)
+        raise cluster.own_error(error) from error
+    if not segments:
+        raise ConfigError(f"no clip of fold {', '.join(map(str, checkpoint_of_fold))} in the shards")
+    clips = []
+    for clip_id, rows in sorted(segments.items()):
+        rows.sort(key=lambda row: row["segment_index"])  # so that the mean adds up in one order
+        probabilities = np.mean([row["probabilities"] for row in rows], axis=0)
+        first = rows[0]
+        clips.append(
+            ClipPrediction(clip_id, first["uri"], first["fold"], first["source_id"], first["labels"], probabilities)
+        )
+    return clips
+
+
+class _Predictor:
+    """Predicts the segments of a shard file, in a worker process."""
+
+    def __init__(self, checkpoint_of_fold: dict[int | None, str], batch_size: int):
+        self._checkpoints = {fold: checkpoint.load(uri) for fold, uri in checkpoint_of_fold.items()}
+        self._batch_size = batch_size
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[Any]]:
+        return {"rows": [self._file(str(uri)) for uri in batch["uri"]]}
+
+    def _file(self, uri: str) -> list[dict[str, Any]]:
+        from audioclf import training  # torch, which the driver does not need
+
+        rows = []
+        for fold, loaded in self._checkpoints.items():
+            examples = shards.load_files([uri], copies=False, fold=fold)
+            if len(examples) == 0:
+                continue
+            loaded.require_front_end(examples.front_end, storage.display(uri))
+            multi_label = loaded.vocabulary.multi_label
+            probabilities = training.predict(
+                loaded.network, examples.log_mel, examples.valid_frames, multi_label, self._batch_size
+            )
+            columns = ("clip_id", "uri", "segment_index", "fold", "source_id", "labels")
+            for i, row in enumerate(probabilities):
+                rows.append({**{name: examples.columns[name][i] for name in columns}, "probabilities": row})
+        return rows
+
+
+def measure(clips: list[ClipPrediction], vocabulary: Vocabulary) -> dict[str, Any]:
+    """The content of metrics.json."""
+    probabilities = np.stack([clip.probabilities for clip in clips])
+    targets = vocabulary.targets([clip.labels for clip in clips])
+    folds = sorted({clip.fold for clip in clips if clip.fold is not None})
+    in_fold = {fold: np.array([clip.fold == fold for clip in clips]) for fold in folds}
+    return {
+        **metrics.describe(probabilities, targets, vocabulary.names),
+        "accuracy_ci95": metrics.accuracy_ci95(probabilities, targets, [clip.source_id for clip in clips]),
+        "accuracy_per_fold": {
+            str(fold): metrics.accuracy(probabilities[rows], targets[rows]) for fold, rows in in_fold.items()
+        },
+        "classes": list(vocabulary.names),
+    }
+
+
+def write_predictions(directory: RunDirectory, clips: list[ClipPrediction]) -> None:
+    """predictions.parquet: a row a clip, its probabilities in the order of metrics.json's classes."""
+    columns = {name: [getattr(clip, name) for clip in clips] for name in schema.PREDICTION.names}
+    buffer = io.BytesIO()
+    pq.write_table(pa.table(columns, schema=schema.PREDICTION), buffer, compression="zstd")
+    storage.write_bytes(directory.at(PREDICTIONS), buffer.getvalue())
+
+
+def report(job: str, measured: dict[str, Any]) -> None:
+    """The figures a person wants first."""
+    low, high = measured["accuracy_ci95"]
+    log.info(
+        "%s: accuracy %.4f (95%% interval %.3f to %.3f, over sources), mAP %.4f, %d clips",
+        job, measured["accuracy"], low, high, measured["mean_average_precision"], measured["clips"],
+    )  # fmt: skip
+    for fold, value in measured["accuracy_per_fold"].items():
+        log.info("  fold %-4s accuracy %.4f", fold, value)
+    for name, of_class in list(measured["per_class"].items())[:50]:
+        log.info("  %-30s recall %.3f  precision %.3f", name, of_class["recall"], of_class["precision"])
+
+
