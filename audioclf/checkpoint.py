@@ -6,6 +6,7 @@ from typing import Any
 
 import safetensors.torch
 import torch
+import xxhash
 from safetensors import SafetensorError
 
 from audioclf import models, rundir, storage
@@ -55,6 +56,14 @@ class Checkpoint:
         }
         text = json.dumps(description, indent=2, sort_keys=True) + "\n"
         storage.write_bytes(storage.join(uri, DESCRIPTION), text.encode())
+
+    def weights_digest(self) -> str:
+        """Tells two trainings of one network apart."""
+        hasher = xxhash.xxh3_128()
+        for name, tensor in sorted(self.network.state_dict().items()):
+            hasher.update(name.encode())
+            hasher.update(tensor.contiguous().numpy().tobytes())
+        return hasher.hexdigest()
 
     def require_front_end(self, other: FrontEnd, where: str) -> None:
         """Raise CheckpointMismatchError unless pictures made by `other` are what the network was trained on."""

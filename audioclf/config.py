@@ -246,3 +246,17 @@ class TagConfig:
         _require(self.unit_s > 0, "--unit-s must be positive")
         _require(0 <= self.max_reject_fraction <= 1, "--max-reject-fraction must lie between 0 and 1")
         _require(self.limit is None or self.limit > 0, "--limit must be positive")
+
+
+@dataclass(frozen=True)
+class DemoConfig:
+    """Flags of jobs/demo.py."""
+
+    audio: str | None = None
+    """Folder of class folders with your own clips; default: a synthetic corpus."""
+    output: str = "demo"
+    """Folder to write; an earlier demo in it is replaced."""
+    folds: int = 3
+    """Folds to deal the clips into."""
+    epochs: int = 20
+    """Passes over the training clips."""

@@ -1,11 +1,10 @@
 """The check at the end of every extraction: every planned row is in the shards or the rejects, exactly once."""
 
+import json
 from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
-
-import json
 
 import pyarrow as pa
 
@@ -64,12 +63,11 @@ def check(plan: ExtractPlan, units: list[Unit], clip_ids: pa.ChunkedArray) -> To
             written, rejected = _keys(data), [] if rejects is None else _keys(rejects)
             check_unit(unit.name, expected, written, rejected, len(plan.copy_sets))
             _add(totals, counts, written, rejected)
-            for clip_id, fold, digest in zip(*(data[c].to_pylist() for c in ("clip_id", "fold", "content_digest"))):
+            columns = [data[name].to_pylist() for name in ("clip_id", "fold", "content_digest")]
+            for clip_id, fold, digest in zip(*columns, strict=True):
                 by_digest[digest].add((clip_id, fold))
     totals.duplicates = [
-        sorted(clip_id for clip_id, _ in clips)
-        for clips in by_digest.values()
-        if len({fold for _, fold in clips}) > 1
+        sorted(clip_id for clip_id, _ in clips) for clips in by_digest.values() if len({fold for _, fold in clips}) > 1
     ]
     return totals
 

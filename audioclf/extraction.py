@@ -105,9 +105,7 @@ class UnitExtractor:
         if done.rejects:
             rejects_uri = storage.join(plan.output_uri, shards.REJECTS, unit.name)
             storage.write_bytes(rejects_uri, shards.encode_rejects(done.rejects))
-        data = shards.encode(
-            done.rows, done.pictures, plan.front_end, n_frames, plan.config_digest, counts.to_dict()
-        )
+        data = shards.encode(done.rows, done.pictures, plan.front_end, n_frames, plan.config_digest, counts.to_dict())
         storage.write_bytes(storage.join(plan.output_uri, shards.DATA, unit.name), data)
 
 
@@ -155,7 +153,12 @@ def extract_clip(clip: dict[str, Any], plan: ExtractPlan, done: ClipRows, counts
 
 
 def _copy(
-    part: np.ndarray, plan: ExtractPlan, clip: dict[str, Any], segment_index: int, copy_index: int, transform_set: str
+    part: np.ndarray,
+    plan: ExtractPlan,
+    clip: dict[str, Any],
+    segment_index: int,
+    copy_index: int,
+    transform_set: str,
 ) -> tuple[str, np.ndarray]:
     """The parameters of a copy as JSON, and its samples: as long as the transform makes them."""
     if transform_set == augment.ORIGINAL:

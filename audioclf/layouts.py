@@ -13,12 +13,30 @@ import numpy as np
 
 from audioclf import storage
 from audioclf.errors import ConfigError
-from audioclf.manifest import Clip
+from audioclf.manifest import Clip, clip_id
 from audioclf.storage import FileInfo
 
 AUDIO_SUFFIXES = frozenset(
-    ".wav .wave .w64 .rf64 .bwf .flac .ogg .oga .opus .mp3 .aif .aiff .aifc .au .snd .caf".split()
+    [
+        ".wav",
+        ".wave",
+        ".w64",
+        ".rf64",
+        ".bwf",
+        ".flac",
+        ".ogg",
+        ".oga",
+        ".opus",
+        ".mp3",
+        ".aif",
+        ".aiff",
+        ".aifc",
+        ".au",
+        ".snd",
+        ".caf",
+    ]
 )
+
 
 @dataclass
 class Listing:
@@ -227,7 +245,8 @@ def from_csv(files: Iterable[FileInfo], metadata: str, name: str) -> list[Clip]:
 
 
 def _clip(info: FileInfo, **fields: Any) -> Clip:
-    return Clip(info.uri, info.path, info.size_bytes, info.etag, **fields)
+    identity = clip_id(info.path, fields.get("start_s"), fields.get("end_s"))
+    return Clip(identity, info.uri, info.size_bytes, info.etag, path=info.path, modified_s=info.modified_s, **fields)
 
 
 def _seconds(text: str | None, where: str) -> float | None:

@@ -21,9 +21,8 @@ ROW_GROUP_ROWS = 4096
 class Clip:
     """A row of the manifest."""
 
+    clip_id: str
     uri: str
-    path: str
-    """Percent-encoded, below the input."""
     size_bytes: int
     etag: str
     labels: tuple[str, ...] = ()
@@ -35,10 +34,10 @@ class Clip:
     recorded_at: datetime | None = None
     start_s: float | None = None
     end_s: float | None = None
-
-    @property
-    def clip_id(self) -> str:
-        return clip_id(self.path, self.start_s, self.end_s)
+    path: str = ""
+    """Percent-encoded, below the input; known from a listing, not kept in the file."""
+    modified_s: float | None = None
+    """Seconds since 1970; known from a listing, not kept in the file."""
 
 
 def clip_id(path: str, start_s: float | None = None, end_s: float | None = None) -> str:
@@ -129,6 +128,11 @@ def _digest(file: pq.ParquetFile) -> str:
             stream.write_batch(batch)
         hasher.update(sink.getvalue())
     return hasher.hexdigest()
+
+
+def clips_of(table: pa.Table) -> list[Clip]:
+    """The rows as clips."""
+    return [Clip(**row) for row in table.to_pylist()]
 
 
 class SliceReader:

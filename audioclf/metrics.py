@@ -43,7 +43,7 @@ def describe(probabilities: np.ndarray, targets: np.ndarray, names: tuple[str, .
         where every clip has one label.
     """
     predicted = np.eye(len(names), dtype=int)[probabilities.argmax(1)]
-    precision, recall, _, _ = precision_recall_fscore_support(targets, predicted, zero_division=0)
+    precision, recall, _, _ = precision_recall_fscore_support(targets, predicted, zero_division=0)  # pyright: ignore[reportArgumentType]
     support = targets.sum(0).astype(int)
     precisions = [
         float(average_precision_score(targets[:, c], probabilities[:, c])) if support[c] else None

@@ -1,8 +1,8 @@
 """Spectrogram shards: rows ↔ Parquet files. Reading needs neither Ray nor torch.
 
-    >>> examples = shards.load(["run/"], copies=False)      # a run directory of jobs/extract.py
-    >>> examples.log_mel.shape, examples.labels[0]
-    ((400, 128, 216), ['dog_bark'])
+>>> examples = shards.load(["run/"], copies=False)      # a run directory of jobs/extract.py
+>>> examples.log_mel.shape, examples.labels[0]
+((400, 128, 216), ['dog_bark'])
 """
 
 import io
@@ -65,7 +65,7 @@ def encode(
         buffer,
         compression="zstd",
         compression_level=1,
-        use_dictionary=[name for name in target.names if name != "log_mel"],
+        use_dictionary=[name for name in target.names if name != "log_mel"],  # pyright: ignore[reportArgumentType]
         write_statistics=["clip_id", "fold", "copy_index"],  # pyright: ignore[reportArgumentType]
         column_encoding={"log_mel.list.element": "BYTE_STREAM_SPLIT"},
     )
@@ -143,7 +143,16 @@ class Examples:
         return self.columns["labels"]
 
 
-EXAMPLE_COLUMNS = ("clip_id", "uri", "segment_index", "copy_index", "transform_set", "labels", "fold", "source_id")
+EXAMPLE_COLUMNS = (
+    "clip_id",
+    "uri",
+    "segment_index",
+    "copy_index",
+    "transform_set",
+    "labels",
+    "fold",
+    "source_id",
+)
 
 
 def load(
@@ -196,8 +205,12 @@ def load_files(
         front_end = front_end or this
         if difference := front_end.differences(this):
             raise SchemaError(f"{storage.display(uri)}: another front end than the shards before it: {difference}")
-        if tables and (ours := table.schema.field("log_mel").type) != (theirs := tables[0].schema.field("log_mel").type):
-            raise SchemaError(f"{storage.display(uri)}: pictures of {ours.shape}, the shards before it have {theirs.shape}")
+        if tables and (ours := table.schema.field("log_mel").type) != (
+            theirs := tables[0].schema.field("log_mel").type
+        ):
+            raise SchemaError(
+                f"{storage.display(uri)}: pictures of {ours.shape}, the shards before it have {theirs.shape}"
+            )
         tables.append(table.filter(_wanted(copies, fold, exclude_fold)).replace_schema_metadata())
     if front_end is None:
         raise ConfigError("no shard files given")

@@ -14,7 +14,7 @@ import urllib.parse
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from audioclf.errors import (
     AudioclfError,
@@ -27,7 +27,7 @@ from audioclf.errors import (
 )
 
 if TYPE_CHECKING:
-    from types_boto3_s3 import S3Client
+    from mypy_boto3_s3 import S3Client
 
 RANGE_BLOCK_BYTES = 1 << 18  # a header and its neighbours come in one request
 S3_ATTEMPTS = 6
@@ -43,6 +43,8 @@ class FileInfo:
     size_bytes: int
     etag: str
     """The object's ETag, or the modification time in ns of a local file."""
+    modified_s: float
+    """Time of the last modification, seconds since 1970."""
 
 
 def to_uri(path_or_uri: str) -> str:
@@ -110,9 +112,8 @@ def list_files(root_uri: str) -> Iterator[FileInfo]:
                     folders.append(entry.path)
                 elif entry.is_file():
                     stat = entry.stat()
-                    yield FileInfo(
-                        "file://" + quote(entry.path), quote(entry.path[skip:]), stat.st_size, str(stat.st_mtime_ns)
-                    )
+                    uri, below = "file://" + quote(entry.path), quote(entry.path[skip:])
+                    yield FileInfo(uri, below, stat.st_size, str(stat.st_mtime_ns), stat.st_mtime)
 
 
 def read_bytes(uri: str, etag: str | None = None) -> bytes:
@@ -129,7 +130,7 @@ def read_bytes(uri: str, etag: str | None = None) -> bytes:
     path = local_path(uri)
     if path is None:
         bucket, key = _split_s3(uri)
-        match = {} if etag is None else {"IfMatch": etag}
+        match: dict[str, Any] = {} if etag is None else {"IfMatch": etag}
         with _s3_errors(uri):
             return _s3().get_object(Bucket=bucket, Key=key, **match)["Body"].read()
     try:
@@ -204,6 +205,21 @@ def names_in(folder_uri: str) -> dict[str, FileInfo]:
     if path is not None and not path.is_dir():
         return {}
     return {info.path: info for info in list_files(folder_uri) if "/" not in info.path}
+
+
+def folders_in(folder_uri: str) -> list[str]:
+    """The names of the folders directly in a folder, sorted; none where there is no such folder."""
+    path = local_path(folder_uri)
+    if path is not None:
+        return sorted(entry.name for entry in path.iterdir() if entry.is_dir()) if path.is_dir() else []
+    bucket, prefix = _split_s3(folder_uri)
+    names = []
+    with _s3_errors(folder_uri):
+        pages = _s3().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix + "/", Delimiter="/")
+        for page in pages:
+            common: list[Any] = page.get("CommonPrefixes", [])
+            names += [entry["Prefix"].rstrip("/").rsplit("/", 1)[-1] for entry in common]
+    return sorted(names)
 
 
 def remove(uri: str) -> None:
@@ -287,12 +303,13 @@ def _list_s3(root_uri: str) -> Iterator[FileInfo]:
     prefix = prefix + "/" if prefix else ""
     with _s3_errors(root_uri):
         for page in _s3().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
-            for entry in page.get("Contents", []):
-                below = entry["Key"][len(prefix) :]  # pyright: ignore[reportTypedDictNotRequiredAccess]
+            contents: list[Any] = page.get("Contents", [])  # the stubs call every field optional
+            for entry in contents:
+                below = entry["Key"][len(prefix) :]
                 if not below or below.endswith("/") or any(part.startswith(".") for part in below.split("/")):
                     continue
-                key, size, etag = entry["Key"], entry["Size"], entry["ETag"]  # pyright: ignore[reportTypedDictNotRequiredAccess]
-                yield FileInfo(f"s3://{bucket}/{key}", quote(below), size, etag)
+                uri = f"s3://{bucket}/{entry['Key']}"
+                yield FileInfo(uri, quote(below), entry["Size"], entry["ETag"], entry["LastModified"].timestamp())
 
 
 def _s3_size(uri: str) -> int | None:

@@ -1,7 +1,8 @@
-"""Train a network on shards in memory, and predict with one. Plain torch, no Ray."""
+"""Train a network on shards in memory. Plain torch, no Ray."""
 
 import math
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
@@ -11,13 +12,10 @@ from torch import nn
 from audioclf import models
 from audioclf.config import Training
 from audioclf.errors import AudioclfError
+from audioclf.inference import patches_at
 from audioclf.labels import Vocabulary
 from audioclf.models import Network
 from audioclf.shards import Examples
-
-PATCH_HOP_FRAMES = 8
-"""From one patch to the next in evaluation: 0.19 s of logmel44k. The paper's single frame gains nothing measurable
-and takes eight times as long."""
 
 
 class TrainingError(AudioclfError):
@@ -60,7 +58,7 @@ class Trainer:
     ):
         self._training, self._seed, self._share = training, seed, share
         self._network = network
-        self._core: Network = getattr(network, "module", network)  # inside the wrapper
+        self._core = cast(Network, getattr(network, "module", network))  # inside the wrapper
         self._multi_label = vocabulary.multi_label
         self._log_mel = torch.from_numpy(examples.log_mel)
         self._valid = examples.valid_frames
@@ -158,14 +156,7 @@ def draw_patches(
     """
     room = np.maximum(np.minimum(valid_frames[rows], log_mel.shape[2]) - frames, 0)
     starts = torch.from_numpy(np.floor(where * (room + 1)).astype(np.int64))
-    return _patches_at(log_mel, torch.from_numpy(rows), starts, frames)
-
-
-def _patches_at(log_mel: torch.Tensor, rows: torch.Tensor, starts: torch.Tensor, frames: int) -> torch.Tensor:
-    """[B, M, frames] float32; frames beyond a segment too short for a patch repeat its last one (padding)."""
-    times = (starts[:, None] + torch.arange(frames)).clamp(max=log_mel.shape[2] - 1)
-    bands = torch.arange(log_mel.shape[1])
-    return log_mel[rows[:, None, None], bands[None, :, None], times[:, None, :]].float()
+    return patches_at(log_mel, torch.from_numpy(rows), starts, frames)
 
 
 def _optimizer(network: Network, training: Training) -> torch.optim.Optimizer:
@@ -179,35 +170,3 @@ def _loss(logits: torch.Tensor, targets: torch.Tensor, multi_label: bool) -> tor
     if multi_label:
         return F.binary_cross_entropy_with_logits(logits, targets, reduction="none").mean(1).sum()
     return F.cross_entropy(logits, targets, reduction="sum")
-
-
-@torch.inference_mode()
-def predict(
-    network: Network, log_mel: np.ndarray, valid_frames: np.ndarray, multi_label: bool, batch_size: int
-) -> np.ndarray:
-    """Class probabilities of segments: the mean over patches every PATCH_HOP_FRAMES.
-
-    Args:
-        network: in evaluation mode.
-        log_mel: [N, M, T] float16 or float32, dB.
-        valid_frames: [N].
-        multi_label: sigmoid instead of softmax.
-        batch_size: patches in a forward pass.
-
-    Returns:
-        [N, C] float32.
-    """
-    frames = network.patch_frames
-    room = np.maximum(np.minimum(valid_frames, log_mel.shape[2]) - frames, 0)
-    pairs = [(row, start) for row, last in enumerate(room) for start in range(0, int(last) + 1, PATCH_HOP_FRAMES)]
-    rows, starts = (torch.tensor(column, dtype=torch.int64) for column in zip(*pairs, strict=True))
-    device = network.mean.device
-    pictures = torch.from_numpy(log_mel)
-    total = torch.zeros(len(log_mel), network.n_classes)
-    for first in range(0, len(rows), batch_size):
-        some = slice(first, first + batch_size)
-        logits = network(_patches_at(pictures, rows[some], starts[some], frames).to(device))
-        probabilities = torch.sigmoid(logits) if multi_label else torch.softmax(logits, 1)
-        total.index_add_(0, rows[some], probabilities.cpu())
-    counts = torch.bincount(rows, minlength=len(log_mel))
-    return (total / counts[:, None]).numpy()

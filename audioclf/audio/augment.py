@@ -43,7 +43,10 @@ class TransformSet:
 
     def draw(self, rng: np.random.Generator) -> Transform:
         if self.continuous:
-            return Transform(float(rng.uniform(*self.stretch)), float(rng.uniform(*self.pitch_semitones)))
+            return Transform(
+                rng.uniform(min(self.stretch), max(self.stretch)),
+                rng.uniform(min(self.pitch_semitones), max(self.pitch_semitones)),
+            )
         return Transform(float(rng.choice(self.stretch)), float(rng.choice(self.pitch_semitones)))
 
 
@@ -70,7 +73,7 @@ def check_transform_sets(names: tuple[str, ...]) -> None:
 
 def rng_of(seed: int, clip_id: str, segment_index: int, copy_index: int) -> np.random.Generator:
     """The random numbers of one copy, the same on every machine and in every run."""
-    return np.random.default_rng(xxhash.xxh3_64_intdigest(f"{seed}/{clip_id}/{segment_index}/{copy_index}"))
+    return np.random.default_rng(xxhash.xxh3_64_intdigest(f"{seed}/{clip_id}/{segment_index}/{copy_index}".encode()))
 
 
 def apply(transform: Transform, samples: np.ndarray, sample_rate: int, clip_uri: str) -> np.ndarray:

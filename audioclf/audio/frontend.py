@@ -97,8 +97,8 @@ def log_mel(samples: np.ndarray, spec: FrontEnd) -> np.ndarray:
     window, filters = _window_and_filters(spec)
     padded = np.pad(samples, spec.n_fft // 2)
     frames = np.lib.stride_tricks.sliding_window_view(padded, spec.n_fft)[:: spec.hop_length]
-    spectra = scipy.fft.rfft(frames * window, axis=1)
-    power = np.square(spectra.real) + np.square(spectra.imag)
+    spectra = np.asarray(scipy.fft.rfft(frames * window, axis=1))
+    power = np.square(np.real(spectra)) + np.square(np.imag(spectra))
     mel = filters @ power.T
     return 10 * np.log10(np.maximum(mel, spec.floor, out=mel), out=mel)
 
@@ -118,7 +118,8 @@ def mel_filters(spec: FrontEnd) -> np.ndarray:
     Written out because importing librosa costs each worker seconds. Source: M. Slaney, Auditory Toolbox (1998).
     """
     bins_hz = np.linspace(0, spec.sample_rate / 2, 1 + spec.n_fft // 2)
-    edges_hz = _mel_to_hz(np.linspace(*_hz_to_mel(np.array([spec.f_min_hz, spec.f_max_hz])), spec.n_mels + 2))
+    lowest, highest = _hz_to_mel(np.array([spec.f_min_hz, spec.f_max_hz]))
+    edges_hz = _mel_to_hz(np.linspace(lowest, highest, spec.n_mels + 2))
     left, centre, right = (edges_hz[i : i + spec.n_mels, None] for i in range(3))
     triangles = np.minimum((bins_hz - left) / (centre - left), (right - bins_hz) / (right - centre))
     return (np.maximum(triangles, 0) * 2 / (right - left)).astype(np.float32)

@@ -26,4 +26,4 @@ def build(name: str, n_mels: int, n_classes: int, dropout: float = 0.0) -> Netwo
     check_name(name)
     network = NETWORKS[name](n_mels=n_mels, n_classes=n_classes, dropout=dropout)
     # On a CPU a training step takes half the time so, and on a GPU with tensor cores no more.
-    return network.to(memory_format=torch.channels_last)
+    return network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]

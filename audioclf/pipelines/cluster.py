@@ -20,8 +20,12 @@ import ray.data
 log = logging.getLogger("audioclf")
 
 
-def connect() -> None:
-    """Connect to Ray, or start it here; once a process, and only when there is work for it."""
+def connect(num_cpus: int | None = None) -> None:
+    """Connect to Ray, or start it here; once a process, and only when there is work for it.
+
+    Args:
+        num_cpus: of a cluster started here; default: all there are.
+    """
     if ray.is_initialized():
         return
     began = time.monotonic()
@@ -30,6 +34,7 @@ def connect() -> None:
     submitted = "RAY_ADDRESS" in os.environ
     ray.init(
         address=os.environ.get("RAY_ADDRESS", "local"),
+        num_cpus=num_cpus,
         include_dashboard=None if submitted else False,
         logging_level=logging.ERROR,
         log_to_driver=False,
@@ -54,7 +59,7 @@ def get(reference: Any) -> Any:
     """ray.get; an AudioclfError raised in a worker arrives as itself."""
     try:
         return ray.get(reference)
-    except Exception as error:  # noqa: BLE001 (told apart, and raised again)
+    except Exception as error:
         raise own_error(error) from error
 
 

@@ -26,7 +26,9 @@ def run(config: CrossvalConfig) -> str:
     labels, row_folds = shards.all_labels(shard_uris)
     folds = sorted({fold for fold in row_folds if fold is not None})
     if len(folds) < 2:
-        raise ConfigError(f"crossval needs clips in two folds or more; make the manifest with --folds N (found {folds})")
+        raise ConfigError(
+            f"crossval needs clips in two folds or more; make the manifest with --folds N (found {folds})"
+        )
     directory = RunDirectory(config.output)
     binding = {**shards_binding(shard_uris), **asdict(how), "seeds": config.seeds}
     jobs = {
@@ -62,7 +64,8 @@ def run(config: CrossvalConfig) -> str:
         for key in ("accuracy", "mean_average_precision"):
             measured[key] = float(np.mean([one[key] for one in runs]))
         measured["accuracy_per_fold"] = {
-            fold: float(np.mean([one["accuracy_per_fold"][fold] for one in runs])) for fold in runs[0]["accuracy_per_fold"]
+            fold: float(np.mean([one["accuracy_per_fold"][fold] for one in runs]))
+            for fold in runs[0]["accuracy_per_fold"]
         }
         measured["accuracy_ci95"] = np.mean([one["accuracy_ci95"] for one in runs], axis=0).tolist()
     evaluate.write_predictions(directory, per_seed[0])

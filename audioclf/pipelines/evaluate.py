@@ -3,6 +3,7 @@
 import io
 import logging
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import ray.data
 
-from audioclf import checkpoint, metrics, schema, shards, storage
+from audioclf import checkpoint, inference, metrics, schema, shards, storage
 from audioclf.config import EvaluateConfig
 from audioclf.errors import ConfigError
 from audioclf.labels import Vocabulary
@@ -33,7 +34,11 @@ def run(config: EvaluateConfig) -> str:
     directory = RunDirectory(config.output)
     first = shards.committed_files(shard_uris[0])[0]
     loaded.require_front_end(shards.front_end_of(shards.read_metadata(first), first), storage.display(first))
-    binding = {**shards_binding(shard_uris), "checkpoint": storage.display(uri), "test_fold": config.test_fold}
+    binding = {
+        **shards_binding(shard_uris),
+        "checkpoint": storage.display(uri),
+        "test_fold": config.test_fold,
+    }
     if config.dry_run:
         log.info("evaluate: would measure %s on fold %s into %s", config.checkpoint, config.test_fold, directory)
         return "ok"
@@ -63,7 +68,10 @@ class ClipPrediction:
 
 
 def predict(
-    shard_uris: tuple[str, ...], checkpoint_of_fold: dict[int | None, str], batch_size: int, num_actors: int
+    shard_uris: tuple[str, ...],
+    checkpoint_of_fold: Mapping[int | None, str] | Mapping[int, str],
+    batch_size: int,
+    num_actors: int,
 ) -> list[ClipPrediction]:
     """The original clips of some folds, each seen by its fold's checkpoint, ordered by clip_id.
 
@@ -90,7 +98,7 @@ def predict(
             for row in batch["rows"]:
                 for segment in row:
                     segments[segment["clip_id"]].append(segment)
-    except Exception as error:  # noqa: BLE001 (told apart, and raised again)
+    except Exception as error:
         raise cluster.own_error(error) from error
     if not segments:
         raise ConfigError(f"no clip of fold {', '.join(map(str, checkpoint_of_fold))} in the shards")
@@ -108,7 +116,7 @@ def predict(
 class _Predictor:
     """Predicts the segments of a shard file, in a worker process."""
 
-    def __init__(self, checkpoint_of_fold: dict[int | None, str], batch_size: int):
+    def __init__(self, checkpoint_of_fold: Mapping[int | None, str] | Mapping[int, str], batch_size: int):
         self._checkpoints = {fold: checkpoint.load(uri) for fold, uri in checkpoint_of_fold.items()}
         self._batch_size = batch_size
 
@@ -116,8 +124,6 @@ class _Predictor:
         return {"rows": [self._file(str(uri)) for uri in batch["uri"]]}
 
     def _file(self, uri: str) -> list[dict[str, Any]]:
-        from audioclf import training  # torch, which the driver does not need
-
         rows = []
         for fold, loaded in self._checkpoints.items():
             examples = shards.load_files([uri], copies=False, fold=fold)
@@ -125,7 +131,7 @@ class _Predictor:
                 continue
             loaded.require_front_end(examples.front_end, storage.display(uri))
             multi_label = loaded.vocabulary.multi_label
-            probabilities = training.predict(
+            probabilities = inference.predict(
                 loaded.network, examples.log_mel, examples.valid_frames, multi_label, self._batch_size
             )
             columns = ("clip_id", "uri", "segment_index", "fold", "source_id", "labels")
@@ -169,5 +175,3 @@ def report(job: str, measured: dict[str, Any]) -> None:
         log.info("  fold %-4s accuracy %.4f", fold, value)
     for name, of_class in list(measured["per_class"].items())[:50]:
         log.info("  %-30s recall %.3f  precision %.3f", name, of_class["recall"], of_class["precision"])
-
-

@@ -130,7 +130,11 @@ def _summary(totals: conservation.Totals, progress: Progress, max_reject_fractio
     rejected = counts["clips_rejected"] + counts["clips_partial"]
     too_many = rejected > max_reject_fraction * counts["clips"]
     rows = {
-        kind: {"planned": sum(outcomes.values()), "written": outcomes["written"], "rejected": outcomes["rejected"]}
+        kind: {
+            "planned": sum(outcomes.values()),
+            "written": outcomes["written"],
+            "rejected": outcomes["rejected"],
+        }
         for kind, outcomes in totals.rows.items()
     }
     return {
@@ -148,7 +152,10 @@ def _summary(totals: conservation.Totals, progress: Progress, max_reject_fractio
             "clips_by_flag": dict(totals.flags),
             "audio_s": round(counts["audio_s"], 3),
             "bytes": counts["bytes"],
-            "same_audio_in_different_folds": {"groups": len(totals.duplicates), "clip_ids": totals.duplicates[:100]},
+            "same_audio_in_different_folds": {
+                "groups": len(totals.duplicates),
+                "clip_ids": totals.duplicates[:100],
+            },
         },
         "max_reject_fraction": max_reject_fraction,
         "this_run": progress.summary(),

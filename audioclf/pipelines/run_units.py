@@ -20,7 +20,10 @@ class _UnitActor:
         self._process = make(plan)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, Any]:
-        units = [Unit(*(int(batch[name][i]) for name in ("index", "row_start", "row_stop"))) for i in range(len(batch["index"]))]
+        units = [
+            Unit(*(int(batch[name][i]) for name in ("index", "row_start", "row_stop")))
+            for i in range(len(batch["index"]))
+        ]
         return {"unit": [unit.index for unit in units], "counts": [self._process(unit) for unit in units]}
 
 
@@ -55,5 +58,5 @@ def run_units(
     try:
         for batch in done.iter_batches(batch_size=None, prefetch_batches=0):
             yield from batch["counts"]
-    except Exception as error:  # noqa: BLE001 (told apart below, and raised again)
+    except Exception as error:
         raise cluster.own_error(error) from error

@@ -55,9 +55,21 @@ def run(config: TrainConfig) -> str:
     check(shard_uris, how, config.test_fold)
     directory = RunDirectory(config.output)
     job = TrainJob(
-        "train", shard_uris, directory.uri, how, config.test_fold, config.seed, config.num_workers, config.use_gpu
+        "train",
+        shard_uris,
+        directory.uri,
+        how,
+        config.test_fold,
+        config.seed,
+        config.num_workers,
+        config.use_gpu,
     )
-    binding = {**shards_binding(shard_uris), **asdict(how), "test_fold": config.test_fold, "seed": config.seed}
+    binding = {
+        **shards_binding(shard_uris),
+        **asdict(how),
+        "test_fold": config.test_fold,
+        "seed": config.seed,
+    }
     if config.dry_run:
         log.info("train: would train %s for %d epochs into %s", how.model, how.epochs, directory)
         return "ok"
@@ -67,8 +79,16 @@ def run(config: TrainConfig) -> str:
         directory.finish({"job": "train", "status": "ok"})
     metrics = rundir.read_json(directory.at(METRICS)) or {}
     last = metrics["epochs"][-1]
-    log.info("train: %d epochs, loss %.4f, training accuracy %.3f", last["epoch"], last["loss"], last["train_accuracy"])
-    log.info("wrote %s", directory.at(checkpoint.FOLDER) if directory.uri.startswith("s3:") else f"{directory}/checkpoint")
+    log.info(
+        "train: %d epochs, loss %.4f, training accuracy %.3f",
+        last["epoch"],
+        last["loss"],
+        last["train_accuracy"],
+    )
+    log.info(
+        "wrote %s",
+        directory.at(checkpoint.FOLDER) if directory.uri.startswith("s3:") else f"{directory}/checkpoint",
+    )
     return "ok"
 
 
@@ -105,13 +125,14 @@ def train_all(jobs: list[TrainJob], at_once: int) -> None:
         AudioclfError: as raised in a worker.
     """
     cluster.connect()
-    board = _Board.remote()
+    board = ray.remote(num_cpus=0)(_Board).remote()
+    fit: Any = ray.remote(num_cpus=0, max_retries=0)(_fit)
     waiting, running = list(jobs), {}
     shown = time.monotonic()
     while waiting or running:
         while waiting and len(running) < at_once:
             job = waiting.pop(0)
-            running[_fit.remote(job, board)] = job
+            running[fit.remote(job, board)] = job
         done, _ = ray.wait(list(running), timeout=1.0)
         for reference in done:
             job = running.pop(reference)
@@ -123,7 +144,6 @@ def train_all(jobs: list[TrainJob], at_once: int) -> None:
                 log.info("%s: epoch %d/%d, loss %.4f", name, metrics["epoch"], epochs, metrics["loss"])
 
 
-@ray.remote(num_cpus=0)
 class _Board:
     """Where trainings post their latest epoch, for the driver to show."""
 
@@ -138,7 +158,6 @@ class _Board:
         return [(name, *value) for name, value in sorted(posted.items())]
 
 
-@ray.remote(num_cpus=0, max_retries=0)
 def _fit(job: TrainJob, board: Any) -> None:
     """Run Ray Train to the end of one job; going on where an earlier attempt stopped."""
     filesystem, path = _filesystem(job.output_uri)
@@ -178,9 +197,7 @@ def _train_loop(config: dict[str, Any]) -> None:
     examples = shards.load(job.shard_uris, copies=True, exclude_fold=job.test_fold)
     vocabulary = Vocabulary.of(shards.all_labels(job.shard_uris)[0])
     network = _initial_network(job, examples, vocabulary).to(ray.train.torch.get_device())
-    trainer = training.Trainer(
-        examples, vocabulary, job.training, job.seed, _for_workers(network, share), share
-    )
+    trainer = training.Trainer(examples, vocabulary, job.training, job.seed, _for_workers(network, share), share)
     history = _restore(network, trainer)
     for epoch in range(len(history), job.training.epochs):
         loss_sum, hits = _sum_over_workers(trainer.epoch(epoch), share, network.mean.device)
@@ -190,7 +207,11 @@ def _train_loop(config: dict[str, Any]) -> None:
             saved = None
             if share.rank == 0:
                 config["board"].post.remote(job.name, job.training.epochs, history[-1])
-                state = {"network": network.state_dict(), "optimizer": trainer.optimizer.state_dict(), "history": history}
+                state = {
+                    "network": network.state_dict(),
+                    "optimizer": trainer.optimizer.state_dict(),
+                    "history": history,
+                }
                 torch.save(state, Path(folder, STATE_FILE))
                 saved = ray.train.Checkpoint.from_directory(folder)
             ray.train.report(history[-1], checkpoint=saved)
@@ -228,9 +249,7 @@ def _restore(network: Network, trainer: training.Trainer) -> list[dict[str, floa
     return state["history"]
 
 
-def _sum_over_workers(
-    values: tuple[float, float], share: training.Share, device: torch.device
-) -> tuple[float, ...]:
+def _sum_over_workers(values: tuple[float, float], share: training.Share, device: torch.device) -> tuple[float, ...]:
     if share.world_size == 1:
         return values
     total = torch.tensor(values, device=device)
@@ -239,12 +258,21 @@ def _sum_over_workers(
 
 
 def _save(
-    job: TrainJob, network: Network, vocabulary: Vocabulary, examples: Examples, history: list[dict[str, float]]
+    job: TrainJob,
+    network: Network,
+    vocabulary: Vocabulary,
+    examples: Examples,
+    history: list[dict[str, float]],
 ) -> None:
     """The checkpoint and metrics.json of a finished training."""
     front_end = examples.front_end
     segment_s = front_end.duration_s(examples.log_mel.shape[2])
-    how = {**asdict(job.training), "seed": job.seed, "test_fold": job.test_fold, "clips": len(set(examples.columns["clip_id"]))}
+    how = {
+        **asdict(job.training),
+        "seed": job.seed,
+        "test_fold": job.test_fold,
+        "clips": len(set(examples.columns["clip_id"])),
+    }
     done = Checkpoint(network, job.training.model, front_end, vocabulary, segment_s, how, history[-1])
     done.save(storage.join(job.output_uri, checkpoint.FOLDER))
     RunDirectory(job.output_uri).write_json(METRICS, {"epochs": history})

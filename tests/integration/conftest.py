@@ -1,0 +1,89 @@
+"""One Ray cluster of two CPUs for all integration tests, and an S3 server that its workers reach."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import boto3
+import numpy as np
+import pytest
+import soundfile
+from moto.server import ThreadedMotoServer
+
+from audioclf.config import ExtractConfig, ManifestConfig
+from audioclf.pipelines import extract, manifest
+
+RATE = 8_000
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[str]:
+    """The endpoint of a moto server; its address is in the environment before Ray's workers start."""
+    server = ThreadedMotoServer(port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    values = {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    yield values["AWS_ENDPOINT_URL"]
+    for name, value in before.items():
+        if value is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = value
+    server.stop()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def ray_cluster(s3_server: str) -> Iterator[None]:
+    from audioclf.pipelines import cluster
+
+    cluster.connect(num_cpus=2)
+    yield
+    import ray
+
+    ray.shutdown()
+
+
+@pytest.fixture
+def bucket(s3_server: str) -> str:
+    """A new, empty bucket."""
+    client = boto3.client("s3")
+    name = f"bucket-{len(client.list_buckets()['Buckets'])}"
+    client.create_bucket(Bucket=name)
+    return name
+
+
+@pytest.fixture(scope="session")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Class folders: 24 clips of low and high tones of half a second to one second, and one file that is no sound."""
+    folder = tmp_path_factory.mktemp("clips")
+    rng = np.random.default_rng(0)
+    for label, hz in (("high", 3000), ("low", 300)):
+        (folder / label).mkdir()
+        for i in range(12):
+            time = np.arange(RATE // 2 + i * RATE // 24) / RATE
+            sound = 0.5 * np.sin(2 * np.pi * hz * (1 + i / 50) * time) + rng.normal(scale=0.01, size=len(time))
+            soundfile.write(folder / label / f"{i}.wav", sound, RATE)
+    (folder / "low" / "broken.wav").write_bytes(b"RIFF")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def manifest_file(clips: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = str(tmp_path_factory.mktemp("manifest") / "manifest.parquet")
+    assert manifest.run(ManifestConfig(input=str(clips), output=path, folds=2)) == "ok"
+    return path
+
+
+@pytest.fixture(scope="session")
+def extracted(manifest_file: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A finished extraction of the clips."""
+    path = str(tmp_path_factory.mktemp("run") / "shards")
+    assert extract.run(ExtractConfig(manifest=manifest_file, output=path)) == "ok"
+    return path

@@ -1,0 +1,147 @@
+"""Extraction on a Ray cluster: nothing lost, nothing twice, the same rows however it is run."""
+
+import json
+from pathlib import Path
+
+import boto3
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from audioclf import shards, storage
+from audioclf.config import ExtractConfig, ManifestConfig
+from audioclf.errors import ConfigError, StorageError
+from audioclf.pipelines import extract, manifest
+
+ALL_BUT_URI = [
+    "clip_id", "segment_index", "start_s", "copy_index", "transform_set", "transform_params", "log_mel",
+    "valid_frames", "labels", "fold", "source_id", "flags", "content_digest",
+]  # fmt: skip
+KEY = [("clip_id", "ascending"), ("segment_index", "ascending"), ("copy_index", "ascending")]
+
+
+def rows(run: str) -> pa.Table:
+    """All rows of an extraction in one order, without uri."""
+    files = shards.committed_files(storage.to_uri(run))
+    table = pa.concat_tables([shards.read_table(uri).replace_schema_metadata() for uri in files])
+    return table.sort_by(KEY).select(ALL_BUT_URI).combine_chunks()
+
+
+def test_every_clip_is_written_or_rejected(extracted: str, clips: Path) -> None:
+    summary = json.loads(Path(extracted, "summary.json").read_text())
+    assert summary["total"]["clips"] == {"planned": 25, "ok": 24, "partial": 0, "rejected": 1}
+    assert summary["total"]["rejects_by_reason"] == {"DecodeError": 1}
+    written = {storage.display(uri) for uri in _uris(extracted)}
+    assert written == {str(path) for path in clips.glob("*/*.wav") if path.name != "broken.wav"}
+    rejects = pa.concat_tables([pq.read_table(path) for path in Path(extracted, "rejects").glob("*.parquet")])
+    assert [Path(storage.display(uri)).name for uri in rejects["uri"].to_pylist()] == ["broken.wav"]
+    assert Path(extracted, "_SUCCESS").exists()
+
+
+def _uris(run: str) -> list[str]:
+    return [
+        uri
+        for file in shards.committed_files(storage.to_uri(run))
+        for uri in shards.read_table(file, ["uri"])["uri"].to_pylist()
+    ]
+
+
+def test_segments_are_as_long_as_the_longest_clip(extracted: str) -> None:
+    # 8000 / 2 + 11 · 8000 / 24 = 7666 samples at 8 kHz are 0.95825 s: 42,259 at 44.1 kHz, 1 + 42259 // 1024 frames.
+    assert shards.load([extracted], copies=False).log_mel.shape == (24, 128, 42)
+
+
+@pytest.mark.parametrize(("num_actors", "unit_clips"), [(1, 25), (2, 3)])
+def test_rows_do_not_depend_on_workers_or_units(
+    extracted: str, manifest_file: str, tmp_path: Path, num_actors: int, unit_clips: int
+) -> None:
+    output = str(tmp_path / "run")
+    config = ExtractConfig(manifest=manifest_file, output=output, num_actors=num_actors, unit_clips=unit_clips)
+    assert extract.run(config) == "ok"
+    assert rows(output).equals(rows(extracted))
+
+
+def test_resume_does_only_what_is_missing(manifest_file: str, extracted: str, tmp_path: Path) -> None:
+    config = ExtractConfig(manifest=manifest_file, output=str(tmp_path / "run"), unit_clips=5)
+    extract.run(config)
+    files = sorted((tmp_path / "run" / "data").iterdir())
+    missing = files[2]
+    content = missing.read_bytes()
+    missing.unlink()
+    kept = {path: path.stat().st_mtime_ns for path in files if path != missing}
+    assert extract.run(config) == "ok"
+    assert missing.read_bytes() == content
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["this_run"]["units"] == 1
+    assert rows(str(tmp_path / "run")).equals(rows(extracted))
+
+
+def test_another_configuration_on_the_same_directory_names_the_difference(extracted: str, manifest_file: str) -> None:
+    with pytest.raises(ConfigError, match=r"segment_s was 0\.95\d* and is now 2\.0"):
+        extract.run(ExtractConfig(manifest=manifest_file, output=extracted, segment_s=2.0))
+
+
+def test_too_many_rejects_keep_the_data_and_mark_no_success(manifest_file: str, tmp_path: Path) -> None:
+    config = ExtractConfig(manifest=manifest_file, output=str(tmp_path / "run"), max_reject_fraction=0.03)
+    assert extract.run(config) == "too_many_rejects"  # 1 of 25
+    assert not (tmp_path / "run" / "_SUCCESS").exists()
+    assert len(rows(config.output)) == 24
+
+
+def test_augmented_copies_are_reproducible_rows_beside_the_originals(manifest_file: str, tmp_path: Path) -> None:
+    runs = []
+    for name, num_actors in (("a", 1), ("b", 2)):
+        config = ExtractConfig(
+            manifest=manifest_file, output=str(tmp_path / name), augment=("stretch-pitch",), copies=2,
+            num_actors=num_actors,
+        )  # fmt: skip
+        assert extract.run(config) == "ok"
+        runs.append(rows(config.output))
+    assert runs[0].equals(runs[1])
+    assert sorted(runs[0]["copy_index"].to_pylist()) == [0] * 24 + [1] * 24 + [2] * 24
+    drawn = [json.loads(text) for text in runs[0]["transform_params"].to_pylist()]
+    assert all(0.8 <= one["stretch"] <= 1.25 and -2 <= one["pitch_semitones"] <= 2 for one in drawn if one)
+
+
+def test_a_bucket_gives_the_same_rows_as_a_folder(extracted: str, clips: Path, bucket: str, tmp_path: Path) -> None:
+    client = boto3.client("s3")
+    for path in clips.glob("*/*.wav"):
+        client.upload_file(str(path), bucket, f"in/{path.relative_to(clips)}")
+    listed = f"s3://{bucket}/manifest.parquet"
+    assert manifest.run(ManifestConfig(input=f"s3://{bucket}/in", output=listed, folds=2)) == "ok"
+    output = f"s3://{bucket}/run"
+    assert extract.run(ExtractConfig(manifest=listed, output=output)) == "ok"
+    assert rows(output).equals(rows(extracted))
+
+
+def test_a_clip_changed_after_the_manifest_is_rejected(clips: Path, bucket: str) -> None:
+    client = boto3.client("s3")
+    for i, path in enumerate(sorted(clips.glob("high/*.wav"))):
+        client.upload_file(str(path), bucket, f"in/high/{i}.wav")
+    listed, output = f"s3://{bucket}/manifest.parquet", f"s3://{bucket}/run"
+    manifest.run(ManifestConfig(input=f"s3://{bucket}/in", output=listed))
+    client.put_object(Bucket=bucket, Key="in/high/0.wav", Body=b"other bytes")
+    client.delete_object(Bucket=bucket, Key="in/high/1.wav")
+    extract.run(ExtractConfig(manifest=listed, output=output, segment_s=1.0))
+    rejects = [
+        row
+        for name in storage.names_in(f"{output}/rejects")
+        for row in shards.read_table(f"{output}/rejects/{name}").to_pylist()
+    ]
+    found = {row["uri"].rsplit("/", 1)[-1]: row["error"] for row in rejects}
+    assert found == {"0.wav": "ChangedClipError", "1.wav": "MissingClipError"}
+
+
+def test_an_error_of_the_store_in_a_worker_arrives_as_itself(manifest_file: str, tmp_path: Path, bucket: str) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "data").write_text("a file where a folder should be")
+    with pytest.raises(StorageError, match="data"):
+        extract.run(ExtractConfig(manifest=manifest_file, output=str(tmp_path / "run"), segment_s=1.0))
+
+
+def test_pictures_are_finite_and_padding_is_silence(extracted: str) -> None:
+    examples = shards.load([extracted], copies=False)
+    assert np.isfinite(examples.log_mel).all()
+    for picture, valid in zip(examples.log_mel, examples.valid_frames, strict=True):
+        assert (picture[:, valid + 1 :] == -100).all()  # one frame beyond may still touch the last samples

@@ -1,0 +1,145 @@
+"""Training, cross-validation, evaluation and tagging on a Ray cluster."""
+
+import json
+from pathlib import Path
+
+import boto3
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from sklearn.metrics import accuracy_score, average_precision_score
+
+from audioclf import checkpoint, shards, storage
+from audioclf.config import CrossvalConfig, EvaluateConfig, TagConfig, TrainConfig
+from audioclf.errors import ConfigError
+from audioclf.pipelines import crossval, evaluate, tag, train
+
+EPOCHS = 3
+
+
+@pytest.fixture(scope="session")
+def trained(extracted: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A network trained on fold 2."""
+    output = str(tmp_path_factory.mktemp("train") / "run")
+    config = TrainConfig(shards=(extracted,), output=output, test_fold=1, epochs=EPOCHS, batch_size=4)
+    assert train.run(config) == "ok"
+    return output
+
+
+def test_training_leaves_a_checkpoint_that_knows_its_front_end_and_classes(trained: str) -> None:
+    loaded = checkpoint.load(checkpoint.find(trained))
+    assert loaded.vocabulary.names == ("high", "low")
+    assert loaded.front_end.name == "logmel44k"
+    assert loaded.training["clips"] == 12
+    epochs = json.loads(Path(trained, "metrics.json").read_text())["epochs"]
+    assert [one["epoch"] for one in epochs] == [1, 2, 3]
+    assert not Path(trained, "training_state").exists()
+
+
+def test_two_workers_see_the_loss_of_one(trained: str, extracted: str, tmp_path: Path) -> None:
+    """Without dropout a step of two workers is the step of one: gradients are those of the whole batch."""
+    losses = []
+    for workers in (1, 2):
+        output = str(tmp_path / str(workers))
+        train.run(
+            TrainConfig(shards=(extracted,), output=output, epochs=2, batch_size=5, dropout=0.0, num_workers=workers)
+        )
+        losses.append([one["loss"] for one in json.loads(Path(output, "metrics.json").read_text())["epochs"]])
+    np.testing.assert_allclose(losses[0], losses[1], rtol=2e-3)  # float32 sums in another order, over 10 steps
+
+
+def test_evaluation_measures_the_held_out_fold_alone(trained: str, extracted: str, tmp_path: Path) -> None:
+    config = EvaluateConfig(shards=(extracted,), checkpoint=trained, output=str(tmp_path / "run"), test_fold=1)
+    assert evaluate.run(config) == "ok"
+    rows = pq.read_table(tmp_path / "run" / "predictions.parquet").to_pylist()
+    assert {row["fold"] for row in rows} == {1}
+    _check_metrics(json.loads((tmp_path / "run" / "metrics.json").read_text()), rows)
+
+
+def test_crossval_predicts_every_clip_by_a_network_that_never_saw_it(extracted: str, tmp_path: Path) -> None:
+    config = CrossvalConfig(shards=(extracted,), output=str(tmp_path / "run"), epochs=EPOCHS, batch_size=4)
+    assert crossval.run(config) == "ok"
+    rows = pq.read_table(tmp_path / "run" / "predictions.parquet").to_pylist()
+    measured = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert len(rows) == 24
+    _check_metrics(measured, rows)
+    assert set(measured["accuracy_per_fold"]) == {"1", "2"}
+    of_fold = {row["clip_id"]: row["fold"] for row in rows}
+    for fold in (1, 2):
+        uri = storage.to_uri(str(tmp_path / "run" / "trainings" / f"seed-0-fold-{fold}"))
+        assert checkpoint.load(checkpoint.find(uri)).training["test_fold"] == fold
+        alone = evaluate.predict((storage.to_uri(extracted),), {fold: f"{uri}/checkpoint"}, 16, 1)
+        assert {clip.clip_id for clip in alone} == {clip_id for clip_id, f in of_fold.items() if f == fold}
+        by_id = {row["clip_id"]: row["probabilities"] for row in rows}
+        for clip in alone:
+            np.testing.assert_allclose(clip.probabilities, by_id[clip.clip_id], atol=1e-5)
+
+
+def _check_metrics(measured: dict, rows: list[dict]) -> None:
+    """Against scikit-learn, from the predictions written beside."""
+    classes = measured["classes"]
+    true = np.array([classes.index(row["labels"][0]) for row in rows])
+    probabilities = np.array([row["probabilities"] for row in rows])
+    np.testing.assert_allclose(probabilities.sum(1), 1, atol=1e-5)
+    assert measured["accuracy"] == pytest.approx(accuracy_score(true, probabilities.argmax(1)))
+    onehot = np.eye(len(classes))[true]
+    assert measured["mean_average_precision"] == pytest.approx(
+        average_precision_score(onehot, probabilities, average="macro")
+    )
+    low, high = measured["accuracy_ci95"]
+    assert 0 <= low <= measured["accuracy"] <= high <= 1
+
+
+def test_a_fold_that_does_not_exist_is_refused(extracted: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="the shards have the folds 1, 2"):
+        train.run(TrainConfig(shards=(extracted,), output=str(tmp_path), test_fold=7))
+
+
+def tag_rows(output: Path) -> pa.Table:
+    files = sorted(output.glob("runs/*/data/*.parquet"))
+    return pa.concat_tables([pq.read_table(file) for file in files])
+
+
+def test_tagging_takes_what_is_new_or_changed_and_nothing_twice(trained: str, clips: Path, tmp_path: Path) -> None:
+    archive, output = tmp_path / "archive", tmp_path / "tags"
+    archive.mkdir()
+    for name in ("0.wav", "1.wav", "2.wav"):
+        (archive / name).write_bytes((clips / "high" / name).read_bytes())
+    (archive / "broken.wav").write_bytes(b"RIFF")
+    config = TagConfig(input=str(archive), checkpoint=trained, output=str(output), top_k=1, max_reject_fraction=0.5)
+    assert tag.run(config) == "ok"
+    assert len(tag_rows(output)) == 3  # a window each: none is longer than a training segment
+    assert tag.run(config) == "ok"
+    assert len(list((output / "runs").iterdir())) == 1, "nothing new, and yet another run"
+    (archive / "0.wav").write_bytes((clips / "low" / "11.wav").read_bytes())
+    (archive / "3.wav").write_bytes((clips / "low" / "3.wav").read_bytes())
+    assert tag.run(config) == "ok"
+    second = max((output / "runs").iterdir())
+    redone = {Path(uri).name for uri in pq.read_table(second / "manifest.parquet")["uri"].to_pylist()}
+    assert redone == {"0.wav", "3.wav"}
+
+
+def test_tags_are_the_same_from_a_bucket(trained: str, clips: Path, bucket: str, tmp_path: Path) -> None:
+    client = boto3.client("s3")
+    for path in (clips / "low").glob("?.wav"):
+        client.upload_file(str(path), bucket, f"low/{path.name}")
+    remote = TagConfig(input=f"s3://{bucket}", checkpoint=trained, output=f"s3://{bucket}-tags/out", window_s=0.5)
+    client.create_bucket(Bucket=f"{bucket}-tags")
+    assert tag.run(remote) == "ok"
+    local_in = tmp_path / "in" / "low"
+    local_in.mkdir(parents=True)
+    for path in (clips / "low").glob("?.wav"):
+        (local_in / path.name).write_bytes(path.read_bytes())
+    assert (
+        tag.run(TagConfig(input=str(tmp_path / "in"), checkpoint=trained, output=str(tmp_path / "out"), window_s=0.5))
+        == "ok"
+    )
+    columns = ["clip_id", "start_s", "end_s", "tag", "rank", "probability"]
+    order = [("clip_id", "ascending"), ("start_s", "ascending"), ("rank", "ascending")]
+    here = tag_rows(tmp_path / "out").select(columns).sort_by(order)
+    (run,) = storage.folders_in(f"s3://{bucket}-tags/out/runs")
+    files = shards.committed_files(f"s3://{bucket}-tags/out/runs/{run}")
+    there = pa.concat_tables([shards.read_table(uri, columns) for uri in files]).sort_by(order)
+    assert here.drop_columns("probability").equals(there.drop_columns("probability"))
+    np.testing.assert_allclose(here["probability"], there["probability"], atol=1e-6)
