@@ -63,21 +63,22 @@ class ExtractConfig:
     output: str
     """Run directory to write: data/, rejects/, summary.json. The same command again goes on where it stopped."""
     frontend: str = "logmel44k"
-    """Front end."""
+    """Front end: logmel44k."""
     segment_s: float | None = None
     """Seconds in a segment; default: as long as the longest clip, at most --max-segment-s, one segment a clip."""
     max_segment_s: float = 30.0
     """Bound, in seconds, on a segment's length where --segment-s is not given."""
     augment: tuple[str, ...] = ()
-    """Transform sets of which to write augmented copies: ts, ps1, ps2, stretch-pitch."""
+    """Transform sets of which to write augmented copies; default none. ts: time stretch; ps1, ps2: pitch shift by up
+    to 2 and to 3.5 semitones; stretch-pitch: both at once, drawn evenly."""
     copies: int = 1
     """Augmented copies of each segment and transform set."""
     seed: int = 0
-    """Of the augmentation's random numbers."""
+    """Seed of the augmentation's random numbers."""
     max_reject_fraction: float = 0.05
     """Share of clips that may be rejected; above it the job exits 3."""
     num_actors: int = 0
-    """Worker processes; 0: one a CPU."""
+    """Worker processes; 0: one for each CPU there is when the job starts."""
     unit_clips: int = 0
     """Clips in a unit of work; 0: from the collection's size, 8 to 250."""
     limit: int | None = None
@@ -100,7 +101,7 @@ class Training:
     """How a network is trained; the part that train and crossval share."""
 
     model: str = "sbcnn"
-    """Network."""
+    """Network: sbcnn."""
     init: str | None = None
     """Checkpoint directory to start from; its network and front end must be the same."""
     epochs: int = 120
@@ -114,11 +115,11 @@ class Training:
     schedule: Literal["constant", "cosine"] = "cosine"
     """Learning rate: constant, or down to 0 along half a cosine."""
     l2: float = 1e-3
-    """Weight of the squared dense weights in the loss."""
+    """L2 penalty on the dense layers' weights, added to the loss."""
     dropout: float = 0.5
     """Share of inputs of the dense layers left out in training."""
     amp: bool = False
-    """Compute in bfloat16 where it is safe: twice as fast on hardware that has it."""
+    """Mixed precision: bfloat16 where it is safe; faster on hardware that has it."""
 
     def __post_init__(self) -> None:
         _require(self.epochs >= 1, "--epochs must be 1 or more")
@@ -139,7 +140,7 @@ class TrainConfig(Training):
     test_fold: int | None = None
     """Fold to keep out of training."""
     seed: int = 0
-    """Of the weights, the order of clips, the patches and the dropout."""
+    """Seed of the weights, the order of clips, the patches and the dropout."""
     num_workers: int = 1
     """Training workers; 0 trains in the job's own process."""
     use_gpu: bool = False
@@ -195,7 +196,7 @@ class EvaluateConfig:
     batch_size: int = 16
     """Segments in a forward pass."""
     num_actors: int = 0
-    """Worker processes; 0: one a CPU."""
+    """Worker processes; 0: one for each CPU there is when the job starts."""
     dry_run: bool = False
     """Print the plan; do nothing."""
 
@@ -226,7 +227,7 @@ class TagConfig:
     batch_size: int = 8
     """Windows in a forward pass."""
     num_actors: int = 0
-    """Worker processes; 0: one a CPU."""
+    """Worker processes; 0: one for each CPU there is when the job starts."""
     unit_s: float = 600.0
     """Seconds of audio in a unit of work, or one longer recording."""
     max_reject_fraction: float = 0.05

@@ -1,6 +1,7 @@
 """Run directories: config.json, data/, rejects/, summary.json, _SUCCESS."""
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
 import xxhash
@@ -80,6 +81,21 @@ class RunDirectory:
             storage.write_bytes(self.at(SUCCESS), b"")
         else:
             storage.remove(self.at(SUCCESS))
+
+
+def bindings(run_uris: Iterable[str]) -> list[str]:
+    """What identifies extractions, wherever they lie: digests of the configurations that made them.
+
+    Raises:
+        ConfigError: one is not a run directory.
+    """
+    digests = []
+    for uri in run_uris:
+        binding = RunDirectory(uri).binding()
+        if binding is None:
+            raise ConfigError(f"{storage.display(uri)}: not a run directory of jobs/extract.py")
+        digests.append(config_digest(binding))
+    return digests
 
 
 def read_json(uri: str) -> dict[str, Any] | None:

@@ -14,10 +14,10 @@ def segment_starts(n_samples: int, length: int, hop: int, min_tail: float) -> li
     """Where segments begin.
 
     There is one segment at least. A last part shorter than `length` becomes a segment of its own, padded, if it
-    reaches `min_tail` (a fraction of `length`) beyond what the segments before it cover; otherwise it is left out.
+    reaches more than `min_tail` (a fraction of `length`) beyond the segment before it; otherwise it is left out.
     """
     starts = [0]
-    while n_samples - (starts[-1] + length) > min_tail * length:
+    while n_samples - (starts[-1] + length) > min_tail * length and starts[-1] + hop < n_samples:
         starts.append(starts[-1] + hop)
     return starts
 

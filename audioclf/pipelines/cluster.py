@@ -3,7 +3,6 @@
 import logging
 import os
 import time
-from typing import Any
 
 from audioclf.errors import AudioclfError
 
@@ -32,6 +31,8 @@ def connect(num_cpus: int | None = None) -> None:
     for name in ("ray", "ray.data", "ray.train"):
         logging.getLogger(name).setLevel(logging.ERROR)
     submitted = "RAY_ADDRESS" in os.environ
+    if not submitted:
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # one process less; nobody takes this node
     ray.init(
         address=os.environ.get("RAY_ADDRESS", "local"),
         num_cpus=num_cpus,
@@ -53,14 +54,6 @@ def cpus() -> int:
 def gpus() -> int:
     """GPUs of the cluster as it is now."""
     return int(ray.cluster_resources().get("GPU", 0))
-
-
-def get(reference: Any) -> Any:
-    """ray.get; an AudioclfError raised in a worker arrives as itself."""
-    try:
-        return ray.get(reference)
-    except Exception as error:
-        raise own_error(error) from error
 
 
 def own_error(error: BaseException) -> BaseException:

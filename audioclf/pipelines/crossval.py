@@ -5,12 +5,12 @@ from dataclasses import asdict
 
 import numpy as np
 
-from audioclf import checkpoint, shards, storage
+from audioclf import checkpoint, rundir, shards, storage
 from audioclf.config import CrossvalConfig, training_of
 from audioclf.errors import ConfigError
 from audioclf.labels import Vocabulary
 from audioclf.pipelines import evaluate
-from audioclf.pipelines.train import TrainJob, check, shards_binding, train_all, trainings_at_once
+from audioclf.pipelines.train import TrainJob, check, train_all, trainings_at_once
 from audioclf.rundir import RunDirectory
 
 log = logging.getLogger("audioclf")
@@ -30,7 +30,7 @@ def run(config: CrossvalConfig) -> str:
             f"crossval needs clips in two folds or more; make the manifest with --folds N (found {folds})"
         )
     directory = RunDirectory(config.output)
-    binding = {**shards_binding(shard_uris), **asdict(how), "seeds": config.seeds}
+    binding = {"shards": rundir.bindings(shard_uris), **asdict(how), "seeds": config.seeds}
     jobs = {
         (seed, fold): TrainJob(
             name=f"seed-{seed}-fold-{fold}",

@@ -3,22 +3,20 @@
 import io
 import logging
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import ray.data
 
-from audioclf import checkpoint, inference, metrics, schema, shards, storage
+from audioclf import checkpoint, inference, metrics, rundir, schema, shards, storage
+from audioclf.checkpoint import Checkpoint
 from audioclf.config import EvaluateConfig
 from audioclf.errors import ConfigError
 from audioclf.labels import Vocabulary
-from audioclf.pipelines import cluster
-from audioclf.pipelines.run_units import actor_pool
-from audioclf.pipelines.train import shards_binding
+from audioclf.pipelines.run_units import map_on_actors
 from audioclf.rundir import RunDirectory
 
 log = logging.getLogger("audioclf")
@@ -35,8 +33,8 @@ def run(config: EvaluateConfig) -> str:
     first = shards.committed_files(shard_uris[0])[0]
     loaded.require_front_end(shards.front_end_of(shards.read_metadata(first), first), storage.display(first))
     binding = {
-        **shards_binding(shard_uris),
-        "checkpoint": storage.display(uri),
+        "shards": rundir.bindings(shard_uris),
+        "weights": loaded.weights_digest(),
         "test_fold": config.test_fold,
     }
     if config.dry_run:
@@ -84,22 +82,11 @@ def predict(
     Raises:
         ConfigError: no clip lies in these folds.
     """
-    cluster.connect()
-    files = [uri for run_uri in shard_uris for uri in shards.committed_files(run_uri)]
-    predicted = ray.data.from_items([{"uri": uri} for uri in files], override_num_blocks=len(files)).map_batches(
-        _Predictor,
-        fn_constructor_args=(checkpoint_of_fold, batch_size),
-        compute=actor_pool(num_actors, len(files)),
-        num_cpus=1,
-    )
+    files = [{"uri": uri} for run_uri in shard_uris for uri in shards.committed_files(run_uri)]
     segments: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
-    try:
-        for batch in predicted.iter_batches(batch_size=None, prefetch_batches=0):
-            for row in batch["rows"]:
-                for segment in row:
-                    segments[segment["clip_id"]].append(segment)
-    except Exception as error:
-        raise cluster.own_error(error) from error
+    for rows in map_on_actors(_predictor, (dict(checkpoint_of_fold), batch_size), files, num_actors):
+        for row in rows:
+            segments[row["clip_id"]].append(row)
     if not segments:
         raise ConfigError(f"no clip of fold {', '.join(map(str, checkpoint_of_fold))} in the shards")
     clips = []
@@ -113,31 +100,27 @@ def predict(
     return clips
 
 
-class _Predictor:
-    """Predicts the segments of a shard file, in a worker process."""
+def _predictor(plan: tuple[dict[int | None, str], int]) -> Callable[[dict[str, Any]], list[dict[str, Any]]]:
+    """Builds, in a worker, what predicts the segments of a shard file."""
+    checkpoints = {fold: checkpoint.load(uri) for fold, uri in plan[0].items()}
+    return lambda file: _predict_file(file["uri"], checkpoints, batch_size=plan[1])
 
-    def __init__(self, checkpoint_of_fold: Mapping[int | None, str] | Mapping[int, str], batch_size: int):
-        self._checkpoints = {fold: checkpoint.load(uri) for fold, uri in checkpoint_of_fold.items()}
-        self._batch_size = batch_size
 
-    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[Any]]:
-        return {"rows": [self._file(str(uri)) for uri in batch["uri"]]}
-
-    def _file(self, uri: str) -> list[dict[str, Any]]:
-        rows = []
-        for fold, loaded in self._checkpoints.items():
-            examples = shards.load_files([uri], copies=False, fold=fold)
-            if len(examples) == 0:
-                continue
-            loaded.require_front_end(examples.front_end, storage.display(uri))
-            multi_label = loaded.vocabulary.multi_label
-            probabilities = inference.predict(
-                loaded.network, examples.log_mel, examples.valid_frames, multi_label, self._batch_size
-            )
-            columns = ("clip_id", "uri", "segment_index", "fold", "source_id", "labels")
-            for i, row in enumerate(probabilities):
-                rows.append({**{name: examples.columns[name][i] for name in columns}, "probabilities": row})
-        return rows
+def _predict_file(uri: str, checkpoints: dict[int | None, Checkpoint], batch_size: int) -> list[dict[str, Any]]:
+    rows = []
+    for fold, loaded in checkpoints.items():
+        examples = shards.load_files([uri], copies=False, fold=fold)
+        if len(examples) == 0:
+            continue
+        loaded.require_front_end(examples.front_end, storage.display(uri))
+        multi_label = loaded.vocabulary.multi_label
+        probabilities = inference.predict(
+            loaded.network, examples.log_mel, examples.valid_frames, multi_label, batch_size
+        )
+        columns = ("clip_id", "uri", "segment_index", "fold", "source_id", "labels")
+        for i, row in enumerate(probabilities):
+            rows.append({**{name: examples.columns[name][i] for name in columns}, "probabilities": row})
+    return rows
 
 
 def measure(clips: list[ClipPrediction], vocabulary: Vocabulary) -> dict[str, Any]:

@@ -12,8 +12,8 @@ TERMINAL_EVERY_S, LOG_EVERY_S = 0.5, 10.0
 class Progress:
     """Counts clips as their units are committed."""
 
-    def __init__(self, job: str, clips: int, began: float):
-        self._job, self._planned = job, clips
+    def __init__(self, job: str, clips: int, began: float, noun: str = "clips"):
+        self._job, self._planned, self._noun = job, clips, noun
         self._began = began
         self._first: tuple[float, int, float] | None = None
         self._last_shown = time.monotonic()
@@ -45,7 +45,7 @@ class Progress:
         clips_per_s = self._rates(now)[0]
         left = (self._planned - self.clips) / clips_per_s if clips_per_s else 0
         text = (
-            f"{self._job}: {self.clips:,}/{self._planned:,} clips, {clips_per_s:,.0f}/s, "
+            f"{self._job}: {self.clips:,}/{self._planned:,} {self._noun}, {clips_per_s:,.0f}/s, "
             f"{self._rates(now)[1]:,.0f} audio-h/h, {self.bytes / 1e6:,.0f} MB, {self.rejects:,} rejects, "
             f"{left:,.0f} s left"
         )

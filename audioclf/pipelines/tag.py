@@ -77,7 +77,7 @@ def run(config: TagConfig) -> str:
 
 
 def _process(plan: TagPlan, work: list[Unit], n_due: int, num_actors: int, began: float) -> Progress:
-    progress = Progress("tag", n_due, began)
+    progress = Progress("tag", n_due, began, "recordings")
     for counts in run_units(UnitTagger, plan, work, num_actors):
         progress.add(counts["clips"], counts["clips_rejected"], counts["audio_s"], counts["bytes"])
     progress.close()

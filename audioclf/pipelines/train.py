@@ -2,8 +2,9 @@
 
 import logging
 import math
+import queue
 import tempfile
-import time
+import threading
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -65,7 +66,7 @@ def run(config: TrainConfig) -> str:
         config.use_gpu,
     )
     binding = {
-        **shards_binding(shard_uris),
+        "shards": rundir.bindings(shard_uris),
         **asdict(how),
         "test_fold": config.test_fold,
         "seed": config.seed,
@@ -107,17 +108,6 @@ def check(shard_uris: Iterable[str], how: Training, test_fold: int | None) -> No
         raise ConfigError(f"--test-fold {test_fold}: the shards have the folds {known or 'none'}")
 
 
-def shards_binding(shard_uris: Iterable[str]) -> dict[str, Any]:
-    """What identifies the shards, wherever they lie: the configurations that made them."""
-    digests = []
-    for uri in shard_uris:
-        binding = RunDirectory(uri).binding()
-        if binding is None:
-            raise ConfigError(f"{storage.display(uri)}: not a run directory of jobs/extract.py")
-        digests.append(rundir.config_digest(binding))
-    return {"shards": digests}
-
-
 def train_all(jobs: list[TrainJob], at_once: int) -> None:
     """Train several networks, so many side by side, and show how they get on.
 
@@ -125,23 +115,25 @@ def train_all(jobs: list[TrainJob], at_once: int) -> None:
         AudioclfError: as raised in a worker.
     """
     cluster.connect()
-    board = ray.remote(num_cpus=0)(_Board).remote()
-    fit: Any = ray.remote(num_cpus=0, max_retries=0)(_fit)
-    waiting, running = list(jobs), {}
-    shown = time.monotonic()
+    board: Any = ray.remote(num_cpus=0)(_Board)
+    board = board.remote()
+    waiting, running = list(jobs), 0
+    done: queue.Queue[tuple[TrainJob, BaseException | None]] = queue.Queue()
     while waiting or running:
-        while waiting and len(running) < at_once:
-            job = waiting.pop(0)
-            running[fit.remote(job, board)] = job
-        done, _ = ray.wait(list(running), timeout=1.0)
-        for reference in done:
-            job = running.pop(reference)
-            cluster.get(reference)
-            log.info("%s: trained, %d to go", job.name, len(waiting) + len(running))
-        if time.monotonic() - shown >= REPORT_EVERY_S:
-            shown = time.monotonic()
+        while waiting and running < at_once:
+            # Daemons: Ctrl-C must not wait for a training to end.
+            threading.Thread(target=_fit, args=(waiting.pop(0), board, done), daemon=True).start()
+            running += 1
+        try:
+            job, error = done.get(timeout=REPORT_EVERY_S)
+        except queue.Empty:
             for name, epochs, metrics in ray.get(board.latest.remote()):
                 log.info("%s: epoch %d/%d, loss %.4f", name, metrics["epoch"], epochs, metrics["loss"])
+            continue
+        if error is not None:
+            raise cluster.own_error(error) from error
+        running -= 1
+        log.info("%s: trained, %d to go", job.name, len(waiting) + running)
 
 
 class _Board:
@@ -158,8 +150,17 @@ class _Board:
         return [(name, *value) for name, value in sorted(posted.items())]
 
 
-def _fit(job: TrainJob, board: Any) -> None:
-    """Run Ray Train to the end of one job; going on where an earlier attempt stopped."""
+def _fit(job: TrainJob, board: Any, done: "queue.Queue[tuple[TrainJob, BaseException | None]]") -> None:
+    """Run Ray Train to the end of one job, going on where an earlier attempt stopped; says how it went."""
+    try:
+        _fit_now(job, board)
+    except Exception as error:  # noqa: BLE001 (raised again by the thread that waits)
+        done.put((job, error))
+    else:
+        done.put((job, None))
+
+
+def _fit_now(job: TrainJob, board: Any) -> None:
     filesystem, path = _filesystem(job.output_uri)
     resources = {"CPU": 1, "GPU": 1} if job.use_gpu else {"CPU": 1}
     trainer = ray.train.torch.TorchTrainer(

@@ -16,6 +16,13 @@ from audioclf.pipelines import extract, manifest
 RATE = 8_000
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Warnings are errors in the unit tests; here they are Ray's own as well."""
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent):
+            item.add_marker(pytest.mark.filterwarnings("default"))
+
+
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[str]:
     """The endpoint of a moto server; its address is in the environment before Ray's workers start."""
