@@ -106,9 +106,9 @@ def make_clips(folder: Path, seed: int = 0) -> None:
                 if rng.random() < 0.3:
                     sound = np.stack([sound, 0.5 * sound], axis=1)
                 soundfile.write(folder / name / f"{source}-{clip}.{suffix}", sound, rate, subtype=subtype)
-    (folder / "bell" / "9-empty.wav").write_bytes(b"")
-    (folder / "buzz" / "9-notes.wav").write_text("not a sound at all\n")
-    whole = (folder / "clicks" / "9-cut.wav").resolve()
+    (folder / "bell" / "9-0.wav").write_bytes(b"")
+    (folder / "buzz" / "9-0.wav").write_text("not a sound at all\n")
+    whole = (folder / "clicks" / "9-0.wav").resolve()
     soundfile.write(whole, np.zeros(8000, np.float32), 8000)
     whole.write_bytes(whole.read_bytes()[:30])  # ends inside the header
 
