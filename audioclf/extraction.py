@@ -98,6 +98,10 @@ class UnitExtractor:
         self._commit(unit, done, counts)
         return counts
 
+    def close(self) -> None:
+        """Close the manifest."""
+        self._manifest.close()
+
     def _commit(self, unit: Unit, done: ClipRows, counts: UnitCounts) -> None:
         """Rejects first: the data file's presence is the commit."""
         plan = self._plan

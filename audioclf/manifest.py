@@ -153,3 +153,7 @@ class SliceReader:
             self._cached = groups, self._file.read_row_groups(list(groups))
         offset = int(self._ends[first - 1]) if first else 0
         return self._cached[1].slice(start - offset, stop - start).to_pylist()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close(force=True)

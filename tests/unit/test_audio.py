@@ -156,7 +156,9 @@ def test_a_copy_depends_on_seed_clip_segment_and_copy_alone() -> None:
         return augment.TRANSFORM_SETS["stretch-pitch"].draw(augment.rng_of(int(seed), str(clip), int(part), int(copy)))
 
     assert draw(0, "a", 0, 1) == draw(0, "a", 0, 1)
-    assert len({draw(0, "a", 0, 1), draw(1, "a", 0, 1), draw(0, "b", 0, 1), draw(0, "a", 1, 1), draw(0, "a", 0, 2)}) == 5
+    assert (
+        len({draw(0, "a", 0, 1), draw(1, "a", 0, 1), draw(0, "b", 0, 1), draw(0, "a", 1, 1), draw(0, "a", 0, 2)}) == 5
+    )
 
 
 @pytest.mark.parametrize(
