@@ -117,23 +117,24 @@ def train_all(jobs: list[TrainJob], at_once: int) -> None:
     cluster.connect()
     board: Any = ray.remote(num_cpus=0)(_Board)
     board = board.remote()
-    waiting, running = list(jobs), 0
+    waiting, running = list(jobs), set[str]()
     done: queue.Queue[tuple[TrainJob, BaseException | None]] = queue.Queue()
     while waiting or running:
-        while waiting and running < at_once:
+        while waiting and len(running) < at_once:
             # Daemons: Ctrl-C must not wait for a training to end.
-            threading.Thread(target=_fit, args=(waiting.pop(0), board, done), daemon=True).start()
-            running += 1
+            threading.Thread(target=_fit, args=(waiting[0], board, done), daemon=True).start()
+            running.add(waiting.pop(0).name)
         try:
             job, error = done.get(timeout=REPORT_EVERY_S)
         except queue.Empty:
             for name, epochs, metrics in ray.get(board.latest.remote()):
-                log.info("%s: epoch %d/%d, loss %.4f", name, metrics["epoch"], epochs, metrics["loss"])
+                if name in running:
+                    log.info("%s: epoch %d/%d, loss %.4f", name, metrics["epoch"], epochs, metrics["loss"])
             continue
         if error is not None:
             raise cluster.own_error(error) from error
-        running -= 1
-        log.info("%s: trained, %d to go", job.name, len(waiting) + running)
+        running.remove(job.name)
+        log.info("%s: trained, %d to go", job.name, len(waiting) + len(running))
 
 
 class _Board:
