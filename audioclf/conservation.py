@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -72,7 +73,7 @@ def check(plan: ExtractPlan, units: list[Unit], clip_ids: pa.ChunkedArray) -> To
     return totals
 
 
-def check_unit(name: str, clip_ids: list[str], written: list[Key], rejected: list[Key], n_copies: int) -> None:
+def check_unit(name: str, clip_ids: list[str], written: Sequence[Key], rejected: Sequence[Key], n_copies: int) -> None:
     """Raise ConservationError unless the rows of one unit are those planned, each once.
 
     Args:
@@ -81,7 +82,7 @@ def check_unit(name: str, clip_ids: list[str], written: list[Key], rejected: lis
         written, rejected: keys of the rows committed.
         n_copies: rows of each segment, the original included.
     """
-    keys = written + rejected
+    keys = [*written, *rejected]
     if repeated := [key for key, count in Counter(keys).items() if count > 1]:
         raise ConservationError(f"{name}: {len(repeated)} rows are there more than once, the first is {repeated[0]}")
     copies_of: defaultdict[str, defaultdict[int | None, set[int | None]]] = defaultdict(lambda: defaultdict(set))
