@@ -2,6 +2,7 @@
 
 import logging
 from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 
@@ -50,30 +51,38 @@ def run(config: CrossvalConfig) -> str:
     if config.dry_run:
         return "ok"
     directory.bind("crossval", binding, {"num_workers": config.num_workers})
+    measured = rundir.read_json(directory.at(evaluate.METRICS)) if directory.is_complete() else None
+    if measured is not None and not due:
+        evaluate.report("crossval", measured)
+        return "ok"
     if due:
         train_all(due, trainings_at_once(config.num_workers, config.use_gpu))
-    vocabulary = Vocabulary.of(labels)
     per_seed = []
     for seed in range(config.seeds):
         of_fold = {fold: storage.join(jobs[seed, fold].output_uri, checkpoint.FOLDER) for fold in folds}
         per_seed.append(evaluate.predict(shard_uris, of_fold, EVALUATION_BATCH, num_actors=0))
-    measured = evaluate.measure(per_seed[0], vocabulary)
-    if config.seeds > 1:
-        runs = [evaluate.measure(clips, vocabulary) for clips in per_seed]
-        measured["accuracy_per_seed"] = [one["accuracy"] for one in runs]
-        for key in ("accuracy", "mean_average_precision"):
-            measured[key] = float(np.mean([one[key] for one in runs]))
-        measured["accuracy_per_fold"] = {
-            fold: float(np.mean([one["accuracy_per_fold"][fold] for one in runs]))
-            for fold in runs[0]["accuracy_per_fold"]
-        }
-        measured["accuracy_ci95"] = np.mean([one["accuracy_ci95"] for one in runs], axis=0).tolist()
+    measured = _mean_over_seeds([evaluate.measure(clips, Vocabulary.of(labels)) for clips in per_seed])
     evaluate.write_predictions(directory, per_seed[0])
     directory.write_json(evaluate.METRICS, measured)
     directory.finish({"job": "crossval", "status": "ok", "trainings": len(jobs), "clips": measured["clips"]})
     evaluate.report("crossval", measured)
     log.info("wrote %s", directory)
     return "ok"
+
+
+def _mean_over_seeds(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """metrics.json of several seeds: means of the headline figures, the rest of the first seed."""
+    measured = dict(runs[0])
+    if len(runs) > 1:
+        measured["accuracy_per_seed"] = [one["accuracy"] for one in runs]
+        for key in ("accuracy", "mean_average_precision"):
+            measured[key] = float(np.mean([one[key] for one in runs]))
+        measured["accuracy_ci95"] = np.mean([one["accuracy_ci95"] for one in runs], axis=0).tolist()
+        measured["accuracy_per_fold"] = {
+            fold: float(np.mean([one["accuracy_per_fold"][fold] for one in runs]))
+            for fold in measured["accuracy_per_fold"]
+        }
+    return measured
 
 
 def _is_trained(job: TrainJob) -> bool:

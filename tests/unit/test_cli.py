@@ -1,0 +1,99 @@
+"""Exit codes: 0 success, 2 bad usage, 3 too many rejects, 130 interrupted, 1 anything else audioclf raises."""
+
+import logging
+import os
+import signal
+import sys
+import types
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from audioclf import cli
+from audioclf.errors import ConfigError, SchemaError, StorageError
+
+
+@dataclass(frozen=True)
+class Flags:
+    """Flags of a job."""
+
+    number: int = 1
+    """Any number."""
+
+
+@pytest.fixture
+def exit_code(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., int]]:
+    """Runs a job with a pipeline made from a function, and gives its exit code."""
+    before = signal.getsignal(signal.SIGTERM)
+
+    def run(pipeline: Callable[[Flags], str], *flags: str) -> int:
+        module = types.ModuleType("audioclf.pipelines.of_a_test")
+        monkeypatch.setattr(module, "run", pipeline, raising=False)
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+        monkeypatch.setattr(sys, "argv", ["job", *flags])
+        return cli.run(Flags, "of_a_test", None)
+
+    yield run
+    signal.signal(signal.SIGTERM, before)
+
+
+def raising(error: BaseException) -> Callable[[Flags], str]:
+    def pipeline(config: Flags) -> str:
+        raise error
+
+    return pipeline
+
+
+def test_the_flags_reach_the_pipeline(exit_code: Callable[..., int]) -> None:
+    seen: list[Flags] = []
+
+    def pipeline(config: Flags) -> str:
+        seen.append(config)
+        return "ok"
+
+    assert exit_code(pipeline, "--number", "7") == 0
+    assert seen == [Flags(7)]
+
+
+def test_too_many_rejects_have_a_code_of_their_own(exit_code: Callable[..., int]) -> None:
+    assert exit_code(lambda config: "too_many_rejects") == 3
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "says"),
+    [
+        (ConfigError("--folds: too few"), 2, "error: --folds: too few"),
+        (StorageError("no route"), 1, "error: StorageError: no route"),
+        (SchemaError("not a shard"), 1, "run the same command again"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+    ],
+)
+def test_an_error_becomes_a_code_and_a_message(
+    exit_code: Callable[..., int], caplog: pytest.LogCaptureFixture, error: BaseException, code: int, says: str
+) -> None:
+    with caplog.at_level(logging.ERROR, "audioclf"):
+        assert exit_code(raising(error)) == code
+    assert says in caplog.text
+    assert "Traceback" not in caplog.text
+
+
+def test_the_signal_of_a_stopped_job_is_an_interruption(exit_code: Callable[..., int]) -> None:
+    def pipeline(config: Flags) -> str:
+        os.kill(os.getpid(), signal.SIGTERM)
+        signal.pause()  # until the handler raises
+        return "ok"
+
+    assert exit_code(pipeline) == 130
+
+
+def test_an_unknown_flag_is_bad_usage(exit_code: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        exit_code(lambda config: "ok", "--numbre", "7")
+    assert stopped.value.code == 2
+    assert "--numbre" in capsys.readouterr().err
+
+
+def test_a_defect_is_not_hidden(exit_code: Callable[..., int]) -> None:
+    with pytest.raises(ZeroDivisionError):
+        exit_code(raising(ZeroDivisionError()))

@@ -1,0 +1,104 @@
+"""Flags: what each job refuses before any work is done."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from audioclf import config
+from audioclf.errors import AudioclfError, ConfigError
+
+
+def manifest(**flags: Any) -> config.ManifestConfig:
+    return config.ManifestConfig(**{"input": "in", "output": "m.parquet", **flags})
+
+
+def extract(**flags: Any) -> config.ExtractConfig:
+    return config.ExtractConfig(**{"manifest": "m.parquet", "output": "out", **flags})
+
+
+def train(**flags: Any) -> config.TrainConfig:
+    return config.TrainConfig(**{"shards": ("s",), "output": "out", **flags})
+
+
+def crossval(**flags: Any) -> config.CrossvalConfig:
+    return config.CrossvalConfig(**{"shards": ("s",), "output": "out", **flags})
+
+
+def evaluate(**flags: Any) -> config.EvaluateConfig:
+    return config.EvaluateConfig(**{"shards": ("s",), "checkpoint": "c", "output": "out", **flags})
+
+
+def tag(**flags: Any) -> config.TagConfig:
+    return config.TagConfig(**{"input": "in", "checkpoint": "c", "output": "out", **flags})
+
+
+@pytest.mark.parametrize(
+    ("job", "flags", "says"),
+    [
+        (manifest, {"layout": "esc50"}, "--layout esc50 needs --metadata"),
+        (manifest, {"layout": "csv"}, "--layout csv needs --metadata"),
+        (manifest, {"metadata": "x.csv"}, "--layout folders reads no --metadata"),
+        (manifest, {"folds": 1}, "--folds"),
+        (manifest, {"folds": 2, "fold_regex": "(1)"}, "both set the fold"),
+        (manifest, {"limit": 0}, "--limit"),
+        (extract, {"segment_s": 0.0}, "--segment-s"),
+        (extract, {"segment_s": float("nan")}, "--segment-s"),
+        (extract, {"max_segment_s": -1.0}, "--max-segment-s"),
+        (extract, {"copies": 0}, "--copies"),
+        (extract, {"max_reject_fraction": 1.01}, "--max-reject-fraction"),
+        (extract, {"num_actors": -1}, "--num-actors"),
+        (extract, {"unit_clips": -1}, "--unit-clips"),
+        (extract, {"limit": -1}, "--limit"),
+        (train, {"epochs": 0}, "--epochs"),
+        (train, {"batch_size": 0}, "--batch-size"),
+        (train, {"learning_rate": 0.0}, "--learning-rate"),
+        (train, {"l2": -1e-9}, "--l2"),
+        (train, {"dropout": 1.0}, "--dropout"),
+        (train, {"num_workers": -1}, "--num-workers"),
+        (train, {"seed": -1}, "--seed"),
+        (crossval, {"epochs": 0}, "--epochs"),
+        (crossval, {"seeds": 0}, "--seeds"),
+        (crossval, {"num_workers": 0}, "--num-workers"),
+        (evaluate, {"batch_size": 0}, "--batch-size"),
+        (evaluate, {"num_actors": -1}, "--num-actors"),
+        (tag, {"window_s": 0.0}, "--window-s"),
+        (tag, {"hop_s": 0.0}, "--hop-s"),
+        (tag, {"top_k": 0}, "--top-k"),
+        (tag, {"threshold": 1.1}, "--threshold"),
+        (tag, {"min_age_s": -1.0}, "--min-age-s"),
+        (tag, {"unit_s": 0.0}, "--unit-s"),
+        (tag, {"num_actors": -1}, "--num-actors"),
+    ],
+)
+def test_a_value_out_of_range_is_refused_by_its_flag(job: Callable[..., Any], flags: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        job(**flags)
+
+
+@pytest.mark.parametrize(
+    ("job", "flags"),
+    [
+        (extract, {"max_reject_fraction": 0.0}),
+        (extract, {"max_reject_fraction": 1.0}),
+        (train, {"dropout": 0.0, "l2": 0.0, "num_workers": 0}),
+        (tag, {"threshold": 0.0}),
+        (tag, {"threshold": 1.0}),
+        (manifest, {"folds": 2, "layout": "csv", "metadata": "x.csv"}),
+    ],
+)
+def test_the_ends_of_a_range_belong_to_it(job: Callable[..., Any], flags: dict[str, Any]) -> None:
+    made = job(**flags)
+    assert {name: getattr(made, name) for name in flags} == flags
+
+
+def test_a_config_error_is_a_value_error_too() -> None:
+    assert issubclass(ConfigError, AudioclfError)
+    assert issubclass(ConfigError, ValueError)
+
+
+def test_training_of_takes_what_train_and_crossval_share() -> None:
+    how = {"epochs": 7, "learning_rate": 0.5, "optimizer": "sgd", "dropout": 0.25}
+    expected = config.Training(epochs=7, learning_rate=0.5, optimizer="sgd", dropout=0.25)
+    assert config.training_of(train(seed=3, **how)) == expected
+    assert config.training_of(crossval(seeds=3, **how)) == expected
