@@ -1,7 +1,6 @@
 """Exit codes: 0 success, 2 bad usage, 3 too many rejects, 130 interrupted, 1 anything else audioclf raises."""
 
 import logging
-import os
 import signal
 import sys
 import types
@@ -80,8 +79,7 @@ def test_an_error_becomes_a_code_and_a_message(
 
 def test_the_signal_of_a_stopped_job_is_an_interruption(exit_code: Callable[..., int]) -> None:
     def pipeline(config: Flags) -> str:
-        os.kill(os.getpid(), signal.SIGTERM)
-        signal.pause()  # until the handler raises
+        signal.raise_signal(signal.SIGTERM)
         return "ok"
 
     assert exit_code(pipeline) == 130

@@ -1,0 +1,208 @@
+"""A unit of clips to a shard: copies, parts, partial clips, retries and unit bounds."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from audioclf import conservation, extraction, layouts, manifest, shards, storage
+from audioclf.audio import augment
+from audioclf.audio.frontend import get_front_end, log_mel
+from audioclf.errors import AugmentError, SchemaError
+from audioclf.extraction import ExtractPlan, UnitExtractor
+from audioclf.units import Unit
+
+SPEC = get_front_end("logmel44k")
+Wav = Callable[..., Path]
+
+
+def noise(seconds: float, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(scale=0.1, size=round(seconds * 44_100)).astype(np.float32)
+
+
+def list_clips(folder: Path) -> list[manifest.Clip]:
+    return layouts.from_folders(layouts.list_audio(storage.to_uri(str(folder / "in"))).files)
+
+
+def run(
+    folder: Path, clips: list[manifest.Clip], units: list[Unit], segment_s: float = 0.5, **how: Any
+) -> tuple[ExtractPlan, list[extraction.UnitCounts]]:
+    """Extract clips into folder/run unit by unit."""
+    uri = storage.to_uri(str(folder / "m.parquet"))
+    manifest.write(manifest.to_table(clips), uri)
+    fields = {"transform_sets": (), "copies": 1, "seed": 0, "config_digest": "digest", **how}
+    plan = ExtractPlan(uri, storage.to_uri(str(folder / "run")), SPEC, segment_s, **fields)
+    extractor = UnitExtractor(plan)
+    counts = [extractor(unit) for unit in units]
+    extractor.close()
+    conservation.check(plan, units, manifest.read(uri).table["clip_id"])
+    return plan, counts
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+    files = sorted((folder / "run" / "data").iterdir())
+    return [row for file in files for row in pq.read_table(file).to_pylist()]
+
+
+def test_copies_are_those_of_each_set_in_turn(tmp_path: Path, wav: Wav) -> None:
+    wav(noise(0.5), 44_100, "in/x/a.wav", "FLOAT")
+    run(tmp_path, list_clips(tmp_path), [Unit(0, 0, 1)], transform_sets=("ts", "ps1"), copies=2)
+    made = rows(tmp_path)
+    assert [(r["copy_index"], r["transform_set"]) for r in made] == [
+        (0, "none"), (1, "ts"), (2, "ts"), (3, "ps1"), (4, "ps1"),
+    ]  # fmt: skip
+    parameters = [json.loads(r["transform_params"]) for r in made]
+    assert parameters[0] == {}
+    assert all(1 / p["stretch"] == pytest.approx(round(1 / p["stretch"], 2)) for p in parameters[1:3])
+    assert all(p["pitch_semitones"] == 0 for p in parameters[1:3])
+    assert all(p["stretch"] == 1 and p["pitch_semitones"] in (-2, -1, 1, 2) for p in parameters[3:])
+    assert len({r["content_digest"] for r in made}) == 1
+
+
+def test_a_copy_can_be_made_again_from_its_row(tmp_path: Path, wav: Wav) -> None:
+    samples = noise(0.5)
+    wav(samples, 44_100, "in/x/a.wav", "FLOAT")
+    run(tmp_path, list_clips(tmp_path), [Unit(0, 0, 1)], transform_sets=("stretch-pitch",))
+    copy = rows(tmp_path)[1]
+    changed = augment.apply(augment.Transform(**json.loads(copy["transform_params"])), samples, 44_100, "x")
+    fitted = np.zeros(22_050, np.float32)
+    fitted[: len(changed)] = changed[:22_050]
+    expected = log_mel(fitted, SPEC).astype(np.float16)
+    np.testing.assert_array_equal(np.array(copy["log_mel"], np.float16).reshape(128, -1), expected)
+    assert copy["valid_frames"] == 1 + min(len(changed), 22_050) // 1024
+
+
+def test_a_failed_copy_is_one_reject_of_a_partial_clip(
+    tmp_path: Path, wav: Wav, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(transform: augment.Transform, samples: np.ndarray, sample_rate: int, clip_uri: str) -> np.ndarray:
+        raise AugmentError(clip_uri, "augment", "the engine stumbled")
+
+    monkeypatch.setattr(augment, "apply", fail)
+    path = wav(noise(1.0), 44_100, "in/x/a.wav")
+    _, (counts,) = run(tmp_path, list_clips(tmp_path), [Unit(0, 0, 1)], transform_sets=("ts",))
+    assert (counts.clips_ok, counts.clips_partial, counts.clips_rejected) == (0, 1, 0)
+    assert (counts.rows, counts.rejects, counts.reasons) == (2, 2, {"AugmentError": 2})
+    rejects = pq.read_table(tmp_path / "run" / "rejects").to_pylist()
+    assert [(r["segment_index"], r["copy_index"], r["stage"], r["message"]) for r in rejects] == [
+        (0, 1, "augment", "the engine stumbled"), (1, 1, "augment", "the engine stumbled"),
+    ]  # fmt: skip
+    assert {r["uri"] for r in rejects} == {path.as_uri()}
+
+
+def test_output_does_not_depend_on_unit_bounds_or_storage(tmp_path: Path, wav: Wav, s3_bucket: str) -> None:
+    for i in range(4):
+        path = wav(noise(0.3 + 0.2 * i, i), 44_100, f"in/x/{i}.flac", "PCM_16")
+        storage.write_bytes(f"s3://{s3_bucket}/in/x/{i}.flac", path.read_bytes())
+    clips = list_clips(tmp_path)
+    run(tmp_path, clips, [Unit(0, 0, 4)], transform_sets=("ps2",))
+    together = rows(tmp_path)
+    for file in (tmp_path / "run" / "data").iterdir():
+        file.unlink()
+    run(tmp_path, clips, [Unit(0, 0, 1), Unit(1, 1, 4)], transform_sets=("ps2",))
+    assert rows(tmp_path) == together
+    there = layouts.from_folders(layouts.list_audio(f"s3://{s3_bucket}/in").files)
+    run(tmp_path / "s3", there, [Unit(0, 0, 4)], transform_sets=("ps2",))
+    assert [{**r, "uri": ""} for r in rows(tmp_path / "s3")] == [{**r, "uri": ""} for r in together]
+
+
+def test_the_same_unit_twice_is_the_same_file(tmp_path: Path, wav: Wav) -> None:
+    wav(noise(0.5), 44_100, "in/x/a.wav")
+    clips = list_clips(tmp_path)
+    file = tmp_path / "run" / "data" / "unit-0000000.parquet"
+    written = []
+    for _ in range(2):
+        run(tmp_path, clips, [Unit(0, 0, 1)], transform_sets=("ts",))
+        written.append(file.read_bytes())
+    assert written[0] == written[1]
+
+
+def test_another_seed_makes_other_copies_of_the_same_originals(tmp_path: Path, wav: Wav) -> None:
+    wav(noise(0.5), 44_100, "in/x/a.wav")
+    made = []
+    for seed in (0, 1):
+        run(tmp_path, list_clips(tmp_path), [Unit(0, 0, 1)], transform_sets=("stretch-pitch",), seed=seed)
+        made.append(rows(tmp_path))
+    assert made[0][0] == made[1][0]
+    assert made[0][1]["transform_params"] != made[1][1]["transform_params"]
+
+
+def test_a_part_of_a_file_starts_where_it_lies_in_the_file(tmp_path: Path, wav: Wav) -> None:
+    samples = noise(2.0)
+    wav(samples, 44_100, "in/x/a.wav", "FLOAT")
+    files = layouts.list_audio(storage.to_uri(str(tmp_path / "in"))).files
+    clips = layouts.from_csv(files, "path,labels,start_s,end_s\nx/a.wav,dog,0.5,1.5\n", "x.csv")
+    run(tmp_path, clips, [Unit(0, 0, 1)])
+    made = rows(tmp_path)
+    assert [r["start_s"] for r in made] == [0.5, 1.0]
+    expected = log_mel(samples[44_100 : 44_100 + 22_050], SPEC).astype(np.float16)
+    np.testing.assert_array_equal(np.array(made[1]["log_mel"], np.float16).reshape(128, -1), expected)
+
+
+@pytest.mark.parametrize(("seconds", "segments"), [(1.0, 2), (1.04, 2), (1.06, 3), (0.01, 1)])
+def test_a_tail_below_a_tenth_of_a_segment_is_left_out(tmp_path: Path, wav: Wav, seconds: float, segments: int) -> None:
+    wav(noise(seconds), 44_100, "in/x/a.wav")
+    run(tmp_path, list_clips(tmp_path), [Unit(0, 0, 1)])
+    assert [r["segment_index"] for r in rows(tmp_path)] == list(range(segments))
+
+
+def test_a_clip_that_changed_or_went_away_is_rejected_as_such(tmp_path: Path, wav: Wav) -> None:
+    changed, gone = (wav(noise(0.1), 44_100, f"in/x/{name}.wav") for name in ("changed", "gone"))
+    clips = list_clips(tmp_path)
+    os.utime(changed, ns=(1, 1))
+    gone.unlink()
+    _, (counts,) = run(tmp_path, clips, [Unit(0, 0, 2)])
+    assert counts.reasons == {"ChangedClipError": 1, "MissingClipError": 1}
+    assert rows(tmp_path) == []  # committed all the same
+
+
+def test_another_sample_rate_is_resampled_onto_the_same_picture(tmp_path: Path, wav: Wav) -> None:
+    time = np.arange(44_100) / 44_100
+    wav(0.5 * np.sin(2 * np.pi * 1000 * time), 44_100, "in/x/a.wav", "FLOAT")
+    wav(0.5 * np.sin(2 * np.pi * 1000 * np.arange(16_000) / 16_000), 16_000, "in/x/b.wav", "FLOAT")
+    run(tmp_path, list_clips(tmp_path), [Unit(0, 0, 2)], segment_s=1.0)
+    a, b = (np.array(r["log_mel"], np.float32).reshape(128, -1) for r in rows(tmp_path))
+    loud = a[:, 5:-5] > 0  # away from the ends, where the filters ring
+    assert loud.any()
+    np.testing.assert_allclose(b[:, 5:-5][loud], a[:, 5:-5][loud], atol=0.1)
+
+
+def test_counts_and_front_end_travel_in_the_file(tmp_path: Path, wav: Wav) -> None:
+    path = wav(np.zeros(44_100), 44_100, "in/x/a.wav")
+    _, (counts,) = run(tmp_path, list_clips(tmp_path), [Unit(0, 0, 1)])
+    metadata = shards.read_metadata(storage.to_uri(str(tmp_path / "run" / "data" / "unit-0000000.parquet")))
+    stored = json.loads(metadata[b"audioclf.unit"])
+    assert stored == counts.to_dict()
+    assert (stored["bytes"], stored["audio_s"], stored["flags"]) == (path.stat().st_size, 1.0, {"silent": 1})
+    assert shards.front_end_of(metadata, "x") == SPEC
+
+
+def test_a_shard_that_is_damaged_names_itself(tmp_path: Path) -> None:
+    storage.write_bytes(storage.to_uri(str(tmp_path / "data" / "unit-0000000.parquet")), b"not Parquet at all")
+    with pytest.raises(SchemaError, match=r"unit-0000000\.parquet"):
+        shards.load([str(tmp_path)], copies=False)
+
+
+def test_pictures_are_stored_as_byte_planes_without_a_dictionary(tmp_path: Path, wav: Wav) -> None:
+    wav(noise(0.5), 44_100, "in/x/a.wav")
+    run(tmp_path, list_clips(tmp_path), [Unit(0, 0, 1)])
+    group = pq.ParquetFile(tmp_path / "run" / "data" / "unit-0000000.parquet").metadata.row_group(0)
+    columns = [group.column(i) for i in range(group.num_columns)]
+    (picture,) = [c for c in columns if c.path_in_schema.startswith("log_mel")]
+    assert "BYTE_STREAM_SPLIT" in picture.encodings
+    assert not picture.has_dictionary_page
+    assert picture.compression == "ZSTD"
+
+
+def test_labels_and_folds_are_those_of_originals_alone(tmp_path: Path, wav: Wav) -> None:
+    wav(noise(0.5), 44_100, "in/dog/a.wav")
+    wav(noise(0.5, 1), 44_100, "in/cat/b.wav")
+    run(tmp_path, list_clips(tmp_path), [Unit(0, 0, 2)], transform_sets=("ps1",))
+    labels, folds = shards.all_labels([storage.to_uri(str(tmp_path / "run"))])
+    assert sorted(labels) == [["cat"], ["dog"]]
+    assert folds == [None, None]

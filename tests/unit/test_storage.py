@@ -1,0 +1,174 @@
+"""Storage where things go wrong: half-written files, refused requests, odd places."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+
+from audioclf import storage
+from audioclf.errors import ChangedClipError, ConfigError, MissingClipError, StorageError
+
+
+def test_readers_see_the_old_content_or_the_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    uri = storage.to_uri(str(tmp_path / "file"))
+    storage.write_bytes(uri, b"before")
+
+    def refuse(*args: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", refuse)
+        with pytest.raises(StorageError, match="No space left on device"):
+            storage.write_bytes(uri, b"after")
+    assert storage.read_bytes(uri) == b"before"
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]  # nothing is left over
+
+
+def test_what_is_written_may_be_read_by_others(tmp_path: Path) -> None:
+    storage.write_bytes(storage.to_uri(str(tmp_path / "deep" / "file")), b"x")
+    assert (tmp_path / "deep" / "file").stat().st_mode & 0o777 == 0o644
+
+
+def test_a_folder_below_a_file_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError, match="file"):
+        storage.write_bytes(storage.to_uri(str(tmp_path / "file" / "below")), b"x")
+
+
+def test_a_missing_text_file_is_bad_usage(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no such file"):
+        storage.read_text(storage.to_uri(str(tmp_path / "absent.csv")))
+    (tmp_path / "latin1.csv").write_bytes("größe".encode("latin-1"))
+    with pytest.raises(ConfigError, match=r"latin1\.csv: not UTF-8"):
+        storage.read_text(storage.to_uri(str(tmp_path / "latin1.csv")))
+
+
+def test_a_removed_file_has_changed_in_no_other_way(tmp_path: Path) -> None:
+    with pytest.raises(MissingClipError) as raised:
+        storage.read_bytes(storage.to_uri(str(tmp_path / "gone.wav")), "1")
+    assert (raised.value.stage, raised.value.clip_uri) == ("fetch", str(tmp_path / "gone.wav"))
+
+
+def test_a_link_back_up_does_not_go_round_in_circles(tmp_path: Path) -> None:
+    (tmp_path / "dog").mkdir()
+    (tmp_path / "dog" / "a.wav").touch()
+    (tmp_path / "dog" / "up").symlink_to(tmp_path)
+    assert [info.path for info in storage.list_files(storage.to_uri(str(tmp_path)))] == ["dog/a.wav"]
+
+
+def test_links_to_folders_elsewhere_are_followed(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "disk" / "a.wav").touch()
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "dog").symlink_to(tmp_path / "disk")
+    (tmp_path / "in" / "dangling.wav").symlink_to(tmp_path / "absent")
+    assert [info.path for info in storage.list_files(storage.to_uri(str(tmp_path / "in")))] == ["dog/a.wav"]
+
+
+def test_an_unreadable_folder_stops_the_listing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "closed").mkdir()
+    scandir = os.scandir
+
+    def refuse(path: str) -> object:
+        if path.endswith("closed"):
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)  # root may read everything
+    with pytest.raises(StorageError, match=r"closed.*Permission denied"):
+        list(storage.list_files(storage.to_uri(str(tmp_path))))
+
+
+@pytest.mark.parametrize(
+    ("typed", "uri"),
+    [
+        ("s3://bucket/prefix/", "s3://bucket/prefix"),
+        ("s3://bucket", "s3://bucket"),
+        ("file:///a/b/", "file:///a/b"),
+        ("file:///", "file:///"),
+        ("/a/../b c", "file:///b%20c"),
+    ],
+)
+def test_a_place_has_one_uri(typed: str, uri: str) -> None:
+    assert storage.to_uri(typed) == uri
+
+
+def test_a_relative_path_is_below_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert storage.to_uri("run") == f"{tmp_path.as_uri()}/run"
+    monkeypatch.setenv("HOME", "/home/someone")
+    assert storage.to_uri("~/run") == "file:///home/someone/run"
+
+
+@pytest.mark.parametrize("typed", ["s3://", "s3:///key"])
+def test_an_s3_uri_without_a_bucket_is_bad_usage(s3_bucket: str, typed: str) -> None:
+    with pytest.raises(ConfigError, match="no bucket"):
+        list(storage.list_files(storage.to_uri(typed)))
+
+
+# --- S3
+
+
+def test_a_listing_of_many_pages_is_whole(s3_bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = boto3.client("s3")
+    expected = {f"{i}.wav": i for i in range(7)}
+    for name, size in expected.items():
+        client.put_object(Bucket=s3_bucket, Key=f"in/{name}", Body=bytes(size))
+    client.put_object(Bucket=s3_bucket, Key="in/", Body=b"")  # what consoles make of a folder
+    client.put_object(Bucket=s3_bucket, Key="inner/x.wav", Body=b"")  # a prefix in name alone
+    list_page, pages = storage._s3().list_objects_v2, []
+
+    def list_two(**query: str) -> dict[str, Any]:
+        pages.append(list_page(**query, MaxKeys=2))  # pyright: ignore[reportArgumentType]
+        return pages[-1]
+
+    monkeypatch.setattr(storage._s3(), "list_objects_v2", list_two)
+    found = {info.path: info.size_bytes for info in storage.list_files(f"s3://{s3_bucket}/in")}
+    assert found == expected
+    assert len(pages) == 4  # of 8 keys
+
+
+def test_a_whole_bucket_is_a_place_too(s3_bucket: str) -> None:
+    storage.write_bytes(f"s3://{s3_bucket}/dog/a.wav", b"x")
+    storage.write_bytes(f"s3://{s3_bucket}/b.wav", b"x")
+    assert sorted(info.path for info in storage.list_files(f"s3://{s3_bucket}")) == ["b.wav", "dog/a.wav"]
+    assert set(storage.names_in(f"s3://{s3_bucket}")) == {"b.wav"}
+    assert storage.folders_in(f"s3://{s3_bucket}") == ["dog"]
+
+
+@pytest.mark.parametrize("size", [0, 1, storage.RANGE_BLOCK_BYTES, storage.RANGE_BLOCK_BYTES + 1])
+def test_ranged_reads_give_the_whole_object(s3_bucket: str, size: int) -> None:
+    content = bytes(i % 251 for i in range(size))
+    storage.write_bytes(f"s3://{s3_bucket}/x", content)
+    with storage.open_ranged(f"s3://{s3_bucket}/x") as file:
+        assert file.read() == content
+        assert file.read() == b""
+        file.seek(size // 2)
+        assert file.read(10) == content[size // 2 : size // 2 + 10]
+
+
+def test_an_object_replaced_since_the_listing_is_refused_and_a_missing_one_is_missing(s3_bucket: str) -> None:
+    storage.write_bytes(f"s3://{s3_bucket}/in/x", b"before")
+    (info,) = storage.list_files(f"s3://{s3_bucket}/in")
+    storage.write_bytes(info.uri, b"after")
+    with pytest.raises(ChangedClipError):
+        storage.read_bytes(info.uri, info.etag)
+    storage.remove(info.uri)
+    with pytest.raises(MissingClipError):
+        storage.read_bytes(info.uri, info.etag)
+
+
+def test_an_unreachable_store_is_no_clips_fault(s3_bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")  # discard: nobody listens
+    monkeypatch.setattr(storage, "S3_ATTEMPTS", 1)
+    storage._s3.cache_clear()
+    with pytest.raises(StorageError, match="check AWS_ENDPOINT_URL"):
+        storage.read_bytes(f"s3://{s3_bucket}/x")
+
+
+def test_pyarrow_gets_the_same_endpoint(s3_bucket: str, moto_endpoint: str) -> None:
+    options = storage.s3_endpoint()
+    assert f"{options['scheme']}://{options['endpoint_override']}" == moto_endpoint
+    assert options["region"] == "us-east-1"
