@@ -93,21 +93,18 @@ def load(uri: str) -> Checkpoint:
     description = rundir.read_json(storage.join(uri, DESCRIPTION))
     if description is None or description.get("version") != VERSION:
         raise SchemaError(f"{storage.display(uri)}: no checkpoint of version {VERSION}")
-    fields = description["vocabulary"]
-    mids = None if fields["mids"] is None else tuple(fields["mids"])
-    vocabulary = Vocabulary(tuple(fields["names"]), fields["multi_label"], mids)
-    front_end = FrontEnd.from_dict(description["front_end"])
-    network = models.build(description["model"], front_end.n_mels, len(vocabulary))
+    try:
+        fields = description["vocabulary"]
+        mids = None if fields["mids"] is None else tuple(fields["mids"])
+        vocabulary = Vocabulary(tuple(fields["names"]), fields["multi_label"], mids)
+        front_end = FrontEnd.from_dict(description["front_end"])
+        name, segment_s = description["model"], description["segment_s"]
+        training, metrics = description["training"], description["metrics"]
+    except (KeyError, TypeError, SchemaError) as error:
+        raise SchemaError(f"{storage.display(uri)}/{DESCRIPTION}: not a checkpoint's description: {error}") from error
+    network = models.build(name, front_end.n_mels, len(vocabulary))
     network.load_state_dict(_read_weights(uri, network))
-    return Checkpoint(
-        network.eval(),
-        description["model"],
-        front_end,
-        vocabulary,
-        description["segment_s"],
-        description["training"],
-        description["metrics"],
-    )
+    return Checkpoint(network.eval(), name, front_end, vocabulary, segment_s, training, metrics)
 
 
 def _read_weights(uri: str, network: Network) -> dict[str, torch.Tensor]:

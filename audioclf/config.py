@@ -151,6 +151,7 @@ class TrainConfig(Training):
     def __post_init__(self) -> None:
         super().__post_init__()
         _require(self.num_workers >= 0, "--num-workers must be 0 or more")
+        _require(self.seed >= 0, "--seed must be 0 or more")
 
 
 def training_of(config: Training) -> Training:
@@ -202,6 +203,7 @@ class EvaluateConfig:
 
     def __post_init__(self) -> None:
         _require(self.batch_size >= 1, "--batch-size must be 1 or more")
+        _require(self.num_actors >= 0, "--num-actors must be 0 or more")
 
 
 @dataclass(frozen=True)
@@ -245,6 +247,7 @@ class TagConfig:
         _require(self.min_age_s >= 0, "--min-age-s must be 0 or more")
         _require(self.batch_size >= 1, "--batch-size must be 1 or more")
         _require(self.unit_s > 0, "--unit-s must be positive")
+        _require(self.num_actors >= 0, "--num-actors must be 0 or more")
         _require(0 <= self.max_reject_fraction <= 1, "--max-reject-fraction must lie between 0 and 1")
         _require(self.limit is None or self.limit > 0, "--limit must be positive")
 

@@ -43,6 +43,9 @@ def check(plan: ExtractPlan, units: list[Unit], clip_ids: pa.ChunkedArray) -> To
     Raises:
         ConservationError: a planned row is missing, or there twice.
     """
+    committed = storage.names_in(storage.join(plan.output_uri, shards.DATA))
+    if missing := [unit.name for unit in units if unit.name not in committed]:
+        raise ConservationError(f"{len(missing)} units have no file in {shards.DATA}/, the first is {missing[0]}")
     reject_names = set(storage.names_in(storage.join(plan.output_uri, shards.REJECTS)))
     totals = Totals()
     by_digest: defaultdict[str, set[tuple[str, int | None]]] = defaultdict(set)

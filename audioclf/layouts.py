@@ -4,6 +4,7 @@ import csv
 import functools
 import io
 import re
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -104,13 +105,13 @@ def parse_time(text: str, path: str) -> datetime:
     Raises:
         ConfigError: neither.
     """
-    digits = re.sub(r"\D", "", text)
     try:
-        if len(digits) == 14:
-            return datetime.strptime(digits, "%Y%m%d%H%M%S").replace(tzinfo=UTC)
         moment = datetime.fromisoformat(text)
-    except ValueError as error:
-        raise ConfigError(f"--time-regex: {path!r}: {text!r} is not a time like 20240131_235959") from error
+    except ValueError:
+        try:
+            moment = datetime.strptime(re.sub(r"\D", "", text), "%Y%m%d%H%M%S")
+        except ValueError as error:
+            raise ConfigError(f"--time-regex: {path!r}: {text!r} is not a time like 20240131_235959") from error
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 
@@ -263,10 +264,13 @@ def _seconds(text: str | None, where: str) -> float | None:
 
 def _rows(metadata: str, name: str) -> Iterable[tuple[int, dict[str, str]]]:
     reader = csv.DictReader(io.StringIO(metadata.removeprefix("\ufeff")))
-    for row in reader:
-        if None in row or None in row.values():
-            raise ConfigError(f"{name}, line {reader.line_num}: not as many values as the header has columns")
-        yield reader.line_num, row
+    try:
+        for row in reader:
+            if None in row or None in row.values():
+                raise ConfigError(f"{name}, line {reader.line_num}: not as many values as the header has columns")
+            yield reader.line_num, row
+    except csv.Error as error:
+        raise ConfigError(f"{name}, line {reader.line_num}: {error}") from error
 
 
 # --- Folds
@@ -278,14 +282,23 @@ def deal_folds(clips: list[Clip], n_folds: int, seed: int = 0) -> list[Clip]:
     Raises:
         ConfigError: fewer sources than folds.
     """
-    from sklearn.model_selection import StratifiedGroupKFold
-
-    sources = [clip.source_id or clip.clip_id for clip in clips]
-    if len(set(sources)) < n_folds:
-        raise ConfigError(f"--folds {n_folds}: there are only {len(set(sources))} sources to deal into folds")
-    classes = [";".join(sorted(clip.labels)) for clip in clips]
+    by_source: defaultdict[str, list[int]] = defaultdict(list)
+    for i, clip in enumerate(clips):
+        by_source[clip.source_id or clip.clip_id].append(i)
+    if len(by_source) < n_folds:
+        raise ConfigError(f"--folds {n_folds}: there are only {len(by_source)} sources to deal into folds")
+    rng = np.random.default_rng(seed)
+    sources = [list(by_source.values())[i] for i in rng.permutation(len(by_source))]
+    dealt: defaultdict[str, np.ndarray] = defaultdict(lambda: np.zeros(n_folds))
+    fold_sizes = np.zeros(n_folds)
     folds = np.zeros(len(clips), int)
-    dealer = StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed)
-    for fold, (_, test) in enumerate(dealer.split(np.zeros(len(clips)), classes, sources), start=1):
-        folds[test] = fold
+    # The largest first, each to the fold that has the fewest clips of its classes, then the fewest clips.
+    for members in sorted(sources, key=len, reverse=True):
+        classes = Counter(label for i in members for label in clips[i].labels)
+        crowded = sum((count * dealt[label] for label, count in classes.items()), np.zeros(n_folds))
+        fold = int(np.lexsort((fold_sizes, crowded))[0])
+        for label, count in classes.items():
+            dealt[label][fold] += count
+        fold_sizes[fold] += len(members)
+        folds[members] = fold + 1
     return [replace(clip, fold=int(fold)) for clip, fold in zip(clips, folds, strict=True)]

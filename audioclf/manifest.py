@@ -132,7 +132,7 @@ def _digest(file: pq.ParquetFile) -> str:
 
 def clips_of(table: pa.Table) -> list[Clip]:
     """The rows as clips."""
-    return [Clip(**row) for row in table.to_pylist()]
+    return [Clip(**{**row, "labels": tuple(row["labels"])}) for row in table.to_pylist()]
 
 
 class SliceReader:

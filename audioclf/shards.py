@@ -93,9 +93,16 @@ def committed_files(run_uri: str) -> list[str]:
 
 
 def read_table(uri: str, columns: list[str] | None = None) -> pa.Table:
-    """One Parquet file, or some of its columns."""
+    """One Parquet file, or some of its columns.
+
+    Raises:
+        SchemaError: not a Parquet file.
+    """
     with storage.open_ranged(uri) as file:
-        return pq.read_table(file, columns=columns)
+        try:
+            return pq.read_table(file, columns=columns)
+        except pa.ArrowInvalid as error:
+            raise SchemaError(f"{storage.display(uri)}: damaged, or not a Parquet file: {error}") from error
 
 
 def read_metadata(uri: str) -> dict[bytes, bytes]:

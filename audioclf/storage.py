@@ -49,10 +49,9 @@ class FileInfo:
 
 def to_uri(path_or_uri: str) -> str:
     """A URI without trailing slash from a URI or a local path."""
-    if path_or_uri.startswith("s3://"):
-        return path_or_uri.rstrip("/")
-    if path_or_uri.startswith("file://"):
-        return path_or_uri.rstrip("/") or "file:///"
+    for scheme, root in (("s3://", ""), ("file://", "/")):
+        if path_or_uri.startswith(scheme):
+            return scheme + (path_or_uri.removeprefix(scheme).rstrip("/") or root)
     if "://" in path_or_uri:
         scheme = path_or_uri.split("://")[0]
         raise ConfigError(f"{path_or_uri}: {scheme}:// is not supported; give a local path or s3://bucket/prefix")
@@ -101,19 +100,35 @@ def list_files(root_uri: str) -> Iterator[FileInfo]:
         return
     if not root.is_dir():
         raise ConfigError(f"{display(root_uri)}: no such folder")
-    folders = [os.fspath(root)]
-    skip = len(os.path.join(folders[0], ""))  # noqa: PTH118
+    skip = len(os.path.join(os.fspath(root), ""))  # noqa: PTH118
+    try:
+        for path, stat in _walk(os.fspath(root)):
+            yield FileInfo(
+                "file://" + quote(path), quote(path[skip:]), stat.st_size, str(stat.st_mtime_ns), stat.st_mtime
+            )
+    except OSError as error:
+        raise StorageError(f"{error.filename}: {error.strerror}") from error
+
+
+def _walk(folder: str) -> Iterator[tuple[str, os.stat_result]]:
+    """Files below a folder. Links are followed, but for those to a folder they lie in: a circle."""
+    folders = [folder]
     while folders:
-        with os.scandir(folders.pop()) as entries:
+        folder = folders.pop()
+        with os.scandir(folder) as entries:
             for entry in entries:
                 if entry.name.startswith("."):
                     continue
                 if entry.is_dir():
-                    folders.append(entry.path)
+                    if not (entry.is_symlink() and _lies_in(folder, entry.path)):
+                        folders.append(entry.path)
                 elif entry.is_file():
-                    stat = entry.stat()
-                    uri, below = "file://" + quote(entry.path), quote(entry.path[skip:])
-                    yield FileInfo(uri, below, stat.st_size, str(stat.st_mtime_ns), stat.st_mtime)
+                    yield entry.path, entry.stat()
+
+
+def _lies_in(folder: str, other: str) -> bool:
+    """Whether a folder is another, or lies somewhere below it."""
+    return Path(folder).resolve().is_relative_to(Path(other).resolve())
 
 
 def read_bytes(uri: str, etag: str | None = None) -> bytes:
@@ -215,7 +230,11 @@ def folders_in(folder_uri: str) -> list[str]:
     bucket, prefix = _split_s3(folder_uri)
     names = []
     with _s3_errors(folder_uri):
-        pages = _s3().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix + "/", Delimiter="/")
+        pages = (
+            _s3()
+            .get_paginator("list_objects_v2")
+            .paginate(Bucket=bucket, Prefix=prefix and prefix + "/", Delimiter="/")
+        )
         for page in pages:
             common: list[Any] = page.get("CommonPrefixes", [])
             names += [entry["Prefix"].rstrip("/").rsplit("/", 1)[-1] for entry in common]

@@ -97,7 +97,8 @@ class UnitTagger:
         for start, window in zip(starts, probabilities, strict=True):
             start_s = start / front_end.sample_rate
             end_s = min(start_s + plan.window_s, audio.duration_s)
-            done.tags += self._tag_rows(recording, start_s, end_s, window)
+            offset_s = recording["start_s"] or 0.0
+            done.tags += self._tag_rows(recording, offset_s + start_s, offset_s + end_s, window)
         mean = probabilities.mean(axis=0)
         names = self._checkpoint.vocabulary.names
         best = int(mean.argmax())

@@ -105,7 +105,7 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         (loss + self._training.l2 * penalty).backward()
         self.optimizer.step()
-        hits = (logits.argmax(1) == targets.argmax(1)).sum()
+        hits = targets.gather(1, logits.argmax(1, keepdim=True)).sum()  # one of the clip's labels is enough
         return float(loss_sum.detach()), float(hits)
 
     def _set_learning_rate(self, epoch: float) -> None:

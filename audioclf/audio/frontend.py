@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import scipy.fft
 
-from audioclf.errors import ConfigError
+from audioclf.errors import ConfigError, SchemaError
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,11 @@ class FrontEnd:
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> "FrontEnd":
-        return cls(**fields)
+        """Raises SchemaError where the fields are not those of a front end."""
+        try:
+            return cls(**fields)
+        except TypeError as error:
+            raise SchemaError(f"not a front end of this version: {error}") from error
 
     def differences(self, other: "FrontEnd") -> str:
         """The fields in which two front ends differ, both sides named; empty if none."""
