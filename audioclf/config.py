@@ -1,5 +1,6 @@
 """One frozen dataclass a job: its flags, their defaults and what they must satisfy."""
 
+import math
 from dataclasses import dataclass, fields
 from typing import Literal
 
@@ -87,7 +88,7 @@ class ExtractConfig:
     """Print the plan; do nothing."""
 
     def __post_init__(self) -> None:
-        _require(self.segment_s is None or self.segment_s > 0, "--segment-s must be positive")
+        _require(self.segment_s is None or 0 < self.segment_s < math.inf, "--segment-s must be positive")
         _require(self.max_segment_s > 0, "--max-segment-s must be positive")
         _require(self.copies >= 1, "--copies must be 1 or more; leave --augment out for none")
         _require(0 <= self.max_reject_fraction <= 1, "--max-reject-fraction must lie between 0 and 1")
@@ -264,3 +265,7 @@ class DemoConfig:
     """Folds to deal the clips into."""
     epochs: int = 20
     """Passes over the training clips."""
+
+    def __post_init__(self) -> None:
+        _require(self.folds >= 2, "--folds must be 2 or more")
+        _require(self.epochs >= 1, "--epochs must be 1 or more")

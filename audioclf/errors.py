@@ -12,6 +12,8 @@ AudioclfError
 ├── StorageError                  a store that can't be reached or refuses us; stops the job
 ├── SchemaError                   a file that breaks a contract between stages
 ├── ConservationError             a planned row that is neither written nor rejected
+├── TrainingError                 training can't go on: its loss is no number
+├── DemoError                     a job of the demo did not end well
 └── CheckpointMismatchError       a network and its input do not belong together
 """
 
@@ -69,6 +71,14 @@ class SchemaError(AudioclfError):
 
 class ConservationError(AudioclfError):
     """Rows planned and rows committed do not add up."""
+
+
+class TrainingError(AudioclfError):
+    """Training can't go on: the loss is NaN or infinite."""
+
+
+class DemoError(AudioclfError):
+    """A job of the demo did not end well."""
 
 
 class CheckpointMismatchError(AudioclfError):

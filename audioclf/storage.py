@@ -254,7 +254,7 @@ def remove(uri: str) -> None:
 
 def _read_error(uri: str, error: OSError) -> AudioclfError:
     """What a failed read of a local file means: the file's own trouble, or the store's."""
-    if isinstance(error, FileNotFoundError):
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
         return MissingClipError(display(uri), "fetch", "no such file")
     if isinstance(error, PermissionError | IsADirectoryError):
         return UnreadableClipError(display(uri), "fetch", error.strerror or str(error))

@@ -11,15 +11,11 @@ from torch import nn
 
 from audioclf import models
 from audioclf.config import Training
-from audioclf.errors import AudioclfError
+from audioclf.errors import TrainingError
 from audioclf.inference import patches_at
 from audioclf.labels import Vocabulary
 from audioclf.models import Network
 from audioclf.shards import Examples
-
-
-class TrainingError(AudioclfError):
-    """Training can't go on: the loss is no number."""
 
 
 def seed_everything(*parts: int) -> None:

@@ -18,6 +18,10 @@ import ray.data
 
 log = logging.getLogger("audioclf")
 
+CHECKSUMS = "AWS_REQUEST_CHECKSUM_CALCULATION"
+"""pyarrow's S3 client, which Ray Train writes through, otherwise appends checksums that other stores than AWS refuse
+(Ceph: HTTP 411)."""
+
 
 def connect(num_cpus: int | None = None) -> None:
     """Connect to Ray, or start it here; once a process, and only when there is work for it.
@@ -31,6 +35,10 @@ def connect(num_cpus: int | None = None) -> None:
     for name in ("ray", "ray.data", "ray.train"):
         logging.getLogger(name).setLevel(logging.ERROR)
     submitted = "RAY_ADDRESS" in os.environ
+    runtime_env = None
+    if CHECKSUMS not in os.environ:
+        os.environ[CHECKSUMS] = "when_required"
+        runtime_env = {"env_vars": {CHECKSUMS: "when_required"}} if submitted else None  # else workers inherit it
     if not submitted:
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # one process less; nobody takes this node
     ray.init(
@@ -39,6 +47,7 @@ def connect(num_cpus: int | None = None) -> None:
         include_dashboard=None if submitted else False,
         logging_level=logging.ERROR,
         log_to_driver=False,
+        runtime_env=runtime_env,
     )
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False

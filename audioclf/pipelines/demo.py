@@ -15,16 +15,12 @@ from rich.table import Table
 
 from audioclf import demo_corpus, storage
 from audioclf.config import DemoConfig
-from audioclf.errors import AudioclfError, ConfigError
+from audioclf.errors import ConfigError, DemoError
 
 log = logging.getLogger("audioclf")
 
 MARKER = ".audioclf-demo"
 JOBS = Path("jobs")
-
-
-class DemoError(AudioclfError):
-    """A job of the demo did not end well."""
 
 
 def run(config: DemoConfig) -> str:

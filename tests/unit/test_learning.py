@@ -13,7 +13,7 @@ from audioclf import checkpoint, inference, ledger, metrics, models, shards, sto
 from audioclf.audio.frontend import FRONT_ENDS, get_front_end
 from audioclf.checkpoint import Checkpoint
 from audioclf.config import Training
-from audioclf.errors import CheckpointMismatchError, ConfigError, SchemaError
+from audioclf.errors import CheckpointMismatchError, ConfigError, SchemaError, TrainingError
 from audioclf.labels import Vocabulary
 from audioclf.rundir import RunDirectory
 from audioclf.shards import Examples
@@ -132,7 +132,7 @@ def test_a_loss_that_is_no_number_stops_the_training() -> None:
     network = network_for(data)
     with torch.no_grad():
         network.mean.fill_(float("nan"))
-    with pytest.raises(training.TrainingError, match="learning-rate"):
+    with pytest.raises(TrainingError, match="learning-rate"):
         trainer(data, network, epochs=1).epoch(0)
 
 
