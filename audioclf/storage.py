@@ -5,8 +5,6 @@ Two kinds of URI: `file:///…` with a percent-encoded path, so that any byte ma
 credentials and endpoint come from the standard AWS variables.
 """
 
-import contextlib
-import functools
 import io
 import os
 import tempfile
@@ -14,8 +12,9 @@ import urllib.parse
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO
 
+from audioclf import s3
 from audioclf.errors import (
     AudioclfError,
     ChangedClipError,
@@ -26,11 +25,7 @@ from audioclf.errors import (
     UnreadableClipError,
 )
 
-if TYPE_CHECKING:
-    from mypy_boto3_s3 import S3Client
-
 RANGE_BLOCK_BYTES = 1 << 18  # a header and its neighbours come in one request
-S3_ATTEMPTS = 6
 
 
 @dataclass(frozen=True)
@@ -144,10 +139,10 @@ def read_bytes(uri: str, etag: str | None = None) -> bytes:
     """
     path = local_path(uri)
     if path is None:
-        bucket, key = _split_s3(uri)
+        bucket, key = s3.split(uri)
         match: dict[str, Any] = {} if etag is None else {"IfMatch": etag}
-        with _s3_errors(uri):
-            return _s3().get_object(Bucket=bucket, Key=key, **match)["Body"].read()
+        with s3.errors(uri):
+            return s3.client().get_object(Bucket=bucket, Key=key, **match)["Body"].read()
     try:
         with open(path, "rb") as file:
             if etag is not None and str(os.fstat(file.fileno()).st_mtime_ns) != etag:
@@ -179,16 +174,16 @@ def open_ranged(uri: str) -> BinaryIO:
             return open(path, "rb")
         except OSError as error:
             raise _read_error(uri, error) from error
-    return io.BufferedReader(_S3RangeReader(uri), RANGE_BLOCK_BYTES)
+    return io.BufferedReader(s3.RangeReader(uri), RANGE_BLOCK_BYTES)
 
 
 def write_bytes(uri: str, data: bytes | memoryview) -> None:
     """Write a file atomically: readers see all of it or nothing."""
     path = local_path(uri)
     if path is None:
-        bucket, key = _split_s3(uri)
-        with _s3_errors(uri):
-            _s3().put_object(Bucket=bucket, Key=key, Body=bytes(data))
+        bucket, key = s3.split(uri)
+        with s3.errors(uri):
+            s3.client().put_object(Bucket=bucket, Key=key, Body=bytes(data))
         return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -211,7 +206,7 @@ def exists(uri: str) -> bool:
     path = local_path(uri)
     if path is not None:
         return path.is_file()
-    return _s3_size(uri) is not None
+    return s3.size_of(uri) is not None
 
 
 def names_in(folder_uri: str) -> dict[str, FileInfo]:
@@ -227,11 +222,11 @@ def folders_in(folder_uri: str) -> list[str]:
     path = local_path(folder_uri)
     if path is not None:
         return sorted(entry.name for entry in path.iterdir() if entry.is_dir()) if path.is_dir() else []
-    bucket, prefix = _split_s3(folder_uri)
+    bucket, prefix = s3.split(folder_uri)
     names = []
-    with _s3_errors(folder_uri):
+    with s3.errors(folder_uri):
         pages = (
-            _s3()
+            s3.client()
             .get_paginator("list_objects_v2")
             .paginate(Bucket=bucket, Prefix=prefix and prefix + "/", Delimiter="/")
         )
@@ -247,9 +242,9 @@ def remove(uri: str) -> None:
     if path is not None:
         path.unlink(missing_ok=True)
         return
-    bucket, key = _split_s3(uri)
-    with _s3_errors(uri):
-        _s3().delete_object(Bucket=bucket, Key=key)
+    bucket, key = s3.split(uri)
+    with s3.errors(uri):
+        s3.client().delete_object(Bucket=bucket, Key=key)
 
 
 def _read_error(uri: str, error: OSError) -> AudioclfError:
@@ -261,67 +256,11 @@ def _read_error(uri: str, error: OSError) -> AudioclfError:
     return StorageError(f"{display(uri)}: {error.strerror or error}")
 
 
-# --- S3
-
-
-@functools.cache
-def _s3() -> "S3Client":
-    """One client a process; boto3's are thread-safe."""
-    import boto3
-    from botocore.config import Config
-    from botocore.exceptions import BotoCoreError
-
-    config = Config(
-        retries={"mode": "standard", "total_max_attempts": S3_ATTEMPTS},
-        connect_timeout=10,
-        read_timeout=60,
-        max_pool_connections=32,
-    )
-    try:
-        return boto3.client("s3", config=config)
-    except (BotoCoreError, ValueError) as error:
-        raise ConfigError(f"S3 client: {error}; check the AWS_… variables") from error
-
-
-def s3_endpoint() -> dict[str, str]:
-    """Options for pyarrow's S3 client, which reads the AWS variables but for the endpoint."""
-    endpoint = _s3().meta.endpoint_url
-    scheme, _, host = endpoint.partition("://")
-    return {"scheme": scheme, "endpoint_override": host, "region": _s3().meta.region_name}
-
-
-def _split_s3(uri: str) -> tuple[str, str]:
-    bucket, _, key = uri.removeprefix("s3://").partition("/")
-    if not bucket:
-        raise ConfigError(f"{uri}: no bucket in this URI; write s3://bucket/prefix")
-    return bucket, key
-
-
-@contextlib.contextmanager
-def _s3_errors(uri: str) -> Iterator[None]:
-    """Tell apart: gone or changed (one clip), no such bucket (usage), anything else (the store)."""
-    from botocore.exceptions import BotoCoreError, ClientError
-
-    try:
-        yield
-    except ClientError as error:
-        code = error.response.get("Error", {}).get("Code", "")
-        if code in ("NoSuchKey", "404"):
-            raise MissingClipError(uri, "fetch", "no such object") from error
-        if code in ("PreconditionFailed", "412"):
-            raise ChangedClipError(uri, "fetch", "the object changed after the manifest was made") from error
-        if code == "NoSuchBucket":
-            raise ConfigError(f"{uri}: no such bucket") from error
-        raise StorageError(f"{uri}: {error}; check the credentials and rights in the AWS_… variables") from error
-    except BotoCoreError as error:
-        raise StorageError(f"{uri}: {error}; check AWS_ENDPOINT_URL, the network and the AWS_… variables") from error
-
-
 def _list_s3(root_uri: str) -> Iterator[FileInfo]:
-    bucket, prefix = _split_s3(root_uri)
+    bucket, prefix = s3.split(root_uri)
     prefix = prefix + "/" if prefix else ""
-    with _s3_errors(root_uri):
-        for page in _s3().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
+    with s3.errors(root_uri):
+        for page in s3.client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
             contents: list[Any] = page.get("Contents", [])  # the stubs call every field optional
             for entry in contents:
                 below = entry["Key"][len(prefix) :]
@@ -329,46 +268,3 @@ def _list_s3(root_uri: str) -> Iterator[FileInfo]:
                     continue
                 uri = f"s3://{bucket}/{entry['Key']}"
                 yield FileInfo(uri, quote(below), entry["Size"], entry["ETag"], entry["LastModified"].timestamp())
-
-
-def _s3_size(uri: str) -> int | None:
-    bucket, key = _split_s3(uri)
-    try:
-        with _s3_errors(uri):
-            return _s3().head_object(Bucket=bucket, Key=key)["ContentLength"]
-    except MissingClipError:
-        return None
-
-
-class _S3RangeReader(io.RawIOBase):
-    """A seekable view of an object; each read is one ranged GET."""
-
-    def __init__(self, uri: str):
-        self._uri, self._position = uri, 0
-        size = _s3_size(uri)
-        if size is None:
-            raise MissingClipError(uri, "fetch", "no such object")
-        self._size = size
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
-        self._position = max(0, start + offset)
-        return self._position
-
-    def readinto(self, buffer) -> int:  # pyright: ignore[reportIncompatibleMethodOverride]
-        stop = min(self._position + len(buffer), self._size)
-        if stop <= self._position:
-            return 0
-        bucket, key = _split_s3(self._uri)
-        with _s3_errors(self._uri):
-            answer = _s3().get_object(Bucket=bucket, Key=key, Range=f"bytes={self._position}-{stop - 1}")
-            data = answer["Body"].read()
-        buffer[: len(data)] = data
-        self._position += len(data)
-        return len(data)

@@ -10,7 +10,7 @@ import pytest
 import soundfile
 from moto.server import ThreadedMotoServer
 
-from audioclf import storage
+from audioclf import s3
 
 
 @pytest.fixture
@@ -51,9 +51,9 @@ def s3_bucket(moto_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[s
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    storage._s3.cache_clear()
+    s3.client.cache_clear()
     client = boto3.client("s3")
     name = f"unit-{len(client.list_buckets()['Buckets'])}"
     client.create_bucket(Bucket=name)
     yield name
-    storage._s3.cache_clear()
+    s3.client.cache_clear()

@@ -16,7 +16,7 @@ from audioclf.errors import ConfigError
 from audioclf.extraction import ExtractPlan, UnitExtractor
 from audioclf.manifest import ManifestFile
 from audioclf.pipelines.manifest import probe_all
-from audioclf.pipelines.progress import Progress
+from audioclf.pipelines.progress import Progress, log_outcome
 from audioclf.pipelines.run_units import run_units
 from audioclf.rundir import RunDirectory
 from audioclf.units import Unit
@@ -171,13 +171,6 @@ def _report(directory: RunDirectory, summary: dict[str, Any]) -> None:
         f"{clips['rejected']:,}", f"{total['segments']['written'] + total['copies']['written']:,}",
         total["audio_s"] / 3600,
     )  # fmt: skip
-    for reason, count in sorted(total["rejects_by_reason"].items()):
-        log.info("  rejected: %6d %s", count, reason)
     if groups := total["same_audio_in_different_folds"]["groups"]:
         log.warning("  the same audio lies in different folds %d times: see summary.json", groups)
-    if summary["status"] != "ok":
-        log.error(
-            "more than --max-reject-fraction %s of the clips were rejected: see %s/rejects",
-            summary["max_reject_fraction"], directory,
-        )  # fmt: skip
-    log.info("wrote %s", directory)
+    log_outcome(directory, summary)

@@ -3,10 +3,23 @@
 import logging
 import sys
 import time
+from typing import Any
+
+from audioclf.rundir import RunDirectory
 
 log = logging.getLogger("audioclf")
 
 TERMINAL_EVERY_S, LOG_EVERY_S = 0.5, 10.0
+
+
+def log_outcome(directory: RunDirectory, summary: dict[str, Any]) -> None:
+    """The end of a run's report: why clips were rejected, whether too many were, where everything lies."""
+    for reason, count in sorted(summary["total"]["rejects_by_reason"].items()):
+        log.info("  rejected: %6d %s", count, reason)
+    if summary["status"] != "ok":
+        allowed = summary["max_reject_fraction"]
+        log.error("more than --max-reject-fraction %s were rejected: see %s/rejects", allowed, directory)
+    log.info("wrote %s", directory)
 
 
 class Progress:

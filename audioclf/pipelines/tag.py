@@ -12,7 +12,7 @@ from audioclf.checkpoint import Checkpoint
 from audioclf.config import TagConfig
 from audioclf.errors import ConfigError
 from audioclf.manifest import Clip
-from audioclf.pipelines.progress import Progress
+from audioclf.pipelines.progress import Progress, log_outcome
 from audioclf.pipelines.run_units import run_units
 from audioclf.rundir import RunDirectory
 from audioclf.tagging import TagPlan, UnitTagger
@@ -161,8 +161,4 @@ def _report(directory: RunDirectory, summary: dict[str, Any]) -> None:
         summary["status"], f"{recordings['planned']:,}", f"{recordings['ok']:,}", f"{recordings['rejected']:,}",
         f"{total['tags']:,}", total["audio_s"] / 3600,
     )  # fmt: skip
-    for reason, count in sorted(total["rejects_by_reason"].items()):
-        log.info("  rejected: %6d %s", count, reason)
-    if summary["status"] != "ok":
-        log.error("more than --max-reject-fraction of the recordings were rejected: see %s/rejects", directory)
-    log.info("wrote %s", directory)
+    log_outcome(directory, summary)

@@ -16,7 +16,7 @@ import ray.train
 import ray.train.torch
 import torch
 
-from audioclf import checkpoint, models, rundir, shards, storage, training
+from audioclf import checkpoint, models, rundir, s3, shards, storage, training
 from audioclf.checkpoint import Checkpoint
 from audioclf.config import TrainConfig, Training, training_of
 from audioclf.errors import CheckpointMismatchError, ConfigError
@@ -188,7 +188,7 @@ def _filesystem(uri: str) -> tuple[pyarrow.fs.FileSystem, str]:
     if path is not None:
         path.mkdir(parents=True, exist_ok=True)
         return pyarrow.fs.LocalFileSystem(), str(path)
-    return pyarrow.fs.S3FileSystem(**storage.s3_endpoint()), uri.removeprefix("s3://")
+    return pyarrow.fs.S3FileSystem(**s3.pyarrow_options()), uri.removeprefix("s3://")
 
 
 def _train_loop(config: dict[str, Any]) -> None:

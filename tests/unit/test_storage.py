@@ -7,7 +7,7 @@ from typing import Any
 import boto3
 import pytest
 
-from audioclf import storage
+from audioclf import s3, storage
 from audioclf.errors import ChangedClipError, ConfigError, MissingClipError, StorageError
 
 
@@ -118,13 +118,13 @@ def test_a_listing_of_many_pages_is_whole(s3_bucket: str, monkeypatch: pytest.Mo
         client.put_object(Bucket=s3_bucket, Key=f"in/{name}", Body=bytes(size))
     client.put_object(Bucket=s3_bucket, Key="in/", Body=b"")  # what consoles make of a folder
     client.put_object(Bucket=s3_bucket, Key="inner/x.wav", Body=b"")  # a prefix in name alone
-    list_page, pages = storage._s3().list_objects_v2, []
+    list_page, pages = s3.client().list_objects_v2, []
 
     def list_two(**query: str) -> dict[str, Any]:
         pages.append(list_page(**query, MaxKeys=2))  # pyright: ignore[reportArgumentType]
         return pages[-1]
 
-    monkeypatch.setattr(storage._s3(), "list_objects_v2", list_two)
+    monkeypatch.setattr(s3.client(), "list_objects_v2", list_two)
     found = {info.path: info.size_bytes for info in storage.list_files(f"s3://{s3_bucket}/in")}
     assert found == expected
     assert len(pages) == 4  # of 8 keys
@@ -162,13 +162,13 @@ def test_an_object_replaced_since_the_listing_is_refused_and_a_missing_one_is_mi
 
 def test_an_unreachable_store_is_no_clips_fault(s3_bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")  # discard: nobody listens
-    monkeypatch.setattr(storage, "S3_ATTEMPTS", 1)
-    storage._s3.cache_clear()
+    monkeypatch.setattr(s3, "ATTEMPTS", 1)
+    s3.client.cache_clear()
     with pytest.raises(StorageError, match="check AWS_ENDPOINT_URL"):
         storage.read_bytes(f"s3://{s3_bucket}/x")
 
 
 def test_pyarrow_gets_the_same_endpoint(s3_bucket: str, moto_endpoint: str) -> None:
-    options = storage.s3_endpoint()
+    options = s3.pyarrow_options()
     assert f"{options['scheme']}://{options['endpoint_override']}" == moto_endpoint
     assert options["region"] == "us-east-1"
