@@ -2,9 +2,12 @@
 
 Two kinds of URI: `file:///…` with a percent-encoded path, so that any byte may stand in a file name, and
 `s3://bucket/key` with the key as it is. Where a person types one, a plain local path does as well. S3
-credentials and endpoint come from the standard AWS variables.
+credentials and endpoint come from the standard AWS variables. S3 requests that fail in a way that may pass are made
+again for a minute (s3.PATIENCE) before they are a StorageError.
 """
 
+import contextlib
+import errno
 import io
 import os
 import tempfile
@@ -12,9 +15,9 @@ import urllib.parse
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
-from audioclf import s3
+from audioclf import s3, s3_listing
 from audioclf.errors import (
     AudioclfError,
     ChangedClipError,
@@ -26,6 +29,7 @@ from audioclf.errors import (
 )
 
 RANGE_BLOCK_BYTES = 1 << 18  # a header and its neighbours come in one request
+WRITE_BLOCK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -139,17 +143,12 @@ def read_bytes(uri: str, etag: str | None = None) -> bytes:
     """
     path = local_path(uri)
     if path is None:
-        bucket, key = s3.split(uri)
-        match: dict[str, Any] = {} if etag is None else {"IfMatch": etag}
-        with s3.errors(uri):
-            return s3.client().get_object(Bucket=bucket, Key=key, **match)["Body"].read()
-    try:
-        with open(path, "rb") as file:
-            if etag is not None and str(os.fstat(file.fileno()).st_mtime_ns) != etag:
-                raise ChangedClipError(display(uri), "fetch", "the file changed after the manifest was made")
+        return s3.read(uri, etag)
+    with _open_local(uri, path, etag) as file:
+        try:
             return file.read()
-    except OSError as error:
-        raise _read_error(uri, error) from error
+        except OSError as error:
+            raise _read_error(uri, error) from error
 
 
 def read_text(uri: str) -> str:
@@ -166,39 +165,127 @@ def read_text(uri: str) -> str:
         raise ConfigError(f"{display(uri)}: not UTF-8 text: {error}") from error
 
 
-def open_ranged(uri: str) -> BinaryIO:
-    """Open a file for reading here and there; on S3 by ranged requests of a few hundred kB."""
+def open_ranged(uri: str, etag: str | None = None, block_bytes: int = RANGE_BLOCK_BYTES) -> BinaryIO:
+    """Open a file for reading here and there.
+
+    Args:
+        uri: what to read.
+        etag: as listed; when given, other content than listed is refused. An object that is replaced while it is
+            open is refused in any case.
+        block_bytes: read by each request from S3. The first, which tells the size, reads 256 KiB at most.
+
+    Raises:
+        MissingClipError, ChangedClipError: the file went away or was replaced; on S3 reading raises them as well.
+        StorageError: the store can't be reached or refuses; on S3 reading raises it as well.
+    """
     path = local_path(uri)
     if path is not None:
-        try:
-            return open(path, "rb")
-        except OSError as error:
-            raise _read_error(uri, error) from error
-    return io.BufferedReader(s3.RangeReader(uri), RANGE_BLOCK_BYTES)
+        return _open_local(uri, path, etag)
+    return io.BufferedReader(s3.RangeReader(uri, etag, min(block_bytes, RANGE_BLOCK_BYTES)), block_bytes)
+
+
+def _open_local(uri: str, path: Path, etag: str | None) -> BinaryIO:
+    try:
+        file = open(path, "rb")  # noqa: SIM115
+        if etag is not None and str(os.fstat(file.fileno()).st_mtime_ns) != etag:
+            file.close()
+            raise ChangedClipError(display(uri), "fetch", "the file changed after it was listed")
+        return file
+    except OSError as error:
+        raise _read_error(uri, error) from error
 
 
 def write_bytes(uri: str, data: bytes | memoryview) -> None:
-    """Write a file atomically: readers see all of it or nothing."""
+    """Write a file atomically: readers see all of it or nothing.
+
+    Raises:
+        StorageError: the disk is full, or the store can't be reached or refuses.
+    """
+    with create(uri) as file:
+        file.write(data)
+
+
+@contextlib.contextmanager
+def create(uri: str) -> Iterator[BinaryIO]:
+    """A file to be written piece by piece, which appears as a whole where the with-block ends without an exception.
+
+    On S3 it waits in memory, or in the folder of temporary files once it is larger than 64 MiB, and is sent at the
+    end.
+
+    Raises:
+        StorageError: the disk is full, or the store can't be reached or refuses. Of the file's methods as well.
+    """
     path = local_path(uri)
     if path is None:
-        bucket, key = s3.split(uri)
-        with s3.errors(uri):
-            s3.client().put_object(Bucket=bucket, Key=key, Body=bytes(data))
+        with _Spool(max_size=s3.PART_BYTES) as spool:
+            yield cast(BinaryIO, spool)
+            with _write_errors(tempfile.gettempdir()):
+                spool.flush()
+            s3.upload(uri, cast(BinaryIO, spool))
         return
-    try:
+    with _write_errors(display(uri)):
         path.parent.mkdir(parents=True, exist_ok=True)
         # A hidden name in the same folder: listings skip it, and rename stays atomic.
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".tmp")
-        try:
-            with open(handle, "wb") as file:
-                file.write(data)
+    file = io.BufferedWriter(_LocalFile(handle, display(uri)), WRITE_BLOCK_BYTES)
+    try:
+        yield file
+        with _write_errors(display(uri)):
+            file.close()
             os.chmod(temporary, 0o644)  # noqa: PTH101
             os.replace(temporary, path)  # noqa: PTH105
-        except BaseException:
-            os.unlink(temporary)  # noqa: PTH108
-            raise
+    except BaseException:
+        with contextlib.suppress(OSError, StorageError):  # closing writes what is left
+            file.close()
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+class _LocalFile(io.FileIO):
+    """Tells what failed where it fails: an OSError on its way through Parquet's writer could be anyone's."""
+
+    def __init__(self, handle: int, name: str):
+        super().__init__(handle, "wb")
+        self._name = name
+
+    def write(self, data: Any) -> int:
+        with _write_errors(self._name):
+            return super().write(data)
+
+
+class _Spool(tempfile.SpooledTemporaryFile[bytes]):
+    def write(self, data: Any) -> int:  # pyright: ignore[reportIncompatibleMethodOverride]
+        with _write_errors(tempfile.gettempdir()):
+            return super().write(data)
+
+
+@contextlib.contextmanager
+def _write_errors(name: str) -> Iterator[None]:
+    """Raise what the disk refuses as StorageError that names the file and, for a full disk, the remedy."""
+    try:
+        yield
     except OSError as error:
-        raise StorageError(f"{display(uri)}: {error.strerror or error}") from error
+        full = {errno.ENOSPC: "no space left on the disk", errno.EDQUOT: "no space left in the disk quota"}
+        if error.errno in full:
+            message = f"{full[error.errno]}; free some and run the same command again"
+        else:
+            message = error.strerror or str(error)
+        raise StorageError(f"{name}: {message}") from error
+
+
+def reach(*uris: str) -> None:
+    """Make sure that stores can be reached before a job begins: a wrong endpoint is told within 20 s.
+
+    Args:
+        uris: what the job will read and write, as typed; local ones are passed over.
+
+    Raises:
+        ConfigError: there is no such bucket.
+        StorageError: a store can't be reached.
+    """
+    remote = [uri for uri in map(to_uri, uris) if local_path(uri) is None]
+    for bucket_uri in sorted({f"s3://{s3.split(uri)[0]}" for uri in remote}):
+        s3.reach(bucket_uri)
 
 
 def exists(uri: str) -> bool:
@@ -222,17 +309,11 @@ def folders_in(folder_uri: str) -> list[str]:
     path = local_path(folder_uri)
     if path is not None:
         return sorted(entry.name for entry in path.iterdir() if entry.is_dir()) if path.is_dir() else []
-    bucket, prefix = s3.split(folder_uri)
+    _, prefix = s3.split(folder_uri)
     names = []
-    with s3.errors(folder_uri):
-        pages = (
-            s3.client()
-            .get_paginator("list_objects_v2")
-            .paginate(Bucket=bucket, Prefix=prefix and prefix + "/", Delimiter="/")
-        )
-        for page in pages:
-            common: list[Any] = page.get("CommonPrefixes", [])
-            names += [entry["Prefix"].rstrip("/").rsplit("/", 1)[-1] for entry in common]
+    for page in s3.pages(folder_uri, Prefix=prefix and prefix + "/", Delimiter="/"):
+        common: list[Any] = page.get("CommonPrefixes", [])  # the stubs call every field optional
+        names += [entry["Prefix"].rstrip("/").rsplit("/", 1)[-1] for entry in common]
     return sorted(names)
 
 
@@ -240,11 +321,11 @@ def remove(uri: str) -> None:
     """Remove a file; one that is not there is no error."""
     path = local_path(uri)
     if path is not None:
-        path.unlink(missing_ok=True)
+        with _write_errors(display(uri)):
+            path.unlink(missing_ok=True)
         return
     bucket, key = s3.split(uri)
-    with s3.errors(uri):
-        s3.client().delete_object(Bucket=bucket, Key=key)
+    s3.retrying(uri, lambda client: client.delete_object(Bucket=bucket, Key=key))
 
 
 def _read_error(uri: str, error: OSError) -> AudioclfError:
@@ -259,12 +340,9 @@ def _read_error(uri: str, error: OSError) -> AudioclfError:
 def _list_s3(root_uri: str) -> Iterator[FileInfo]:
     bucket, prefix = s3.split(root_uri)
     prefix = prefix + "/" if prefix else ""
-    with s3.errors(root_uri):
-        for page in s3.client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
-            contents: list[Any] = page.get("Contents", [])  # the stubs call every field optional
-            for entry in contents:
-                below = entry["Key"][len(prefix) :]
-                if not below or below.endswith("/") or any(part.startswith(".") for part in below.split("/")):
-                    continue
-                uri = f"s3://{bucket}/{entry['Key']}"
-                yield FileInfo(uri, quote(below), entry["Size"], entry["ETag"], entry["LastModified"].timestamp())
+    for entry in s3_listing.objects(bucket, prefix):
+        below = entry["Key"][len(prefix) :]
+        if not below or below.endswith("/") or any(part.startswith(".") for part in below.split("/")):
+            continue
+        uri = f"s3://{bucket}/{entry['Key']}"
+        yield FileInfo(uri, quote(below), entry["Size"], entry["ETag"], entry["LastModified"].timestamp())

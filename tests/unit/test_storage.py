@@ -1,13 +1,23 @@
 """Storage where things go wrong: half-written files, refused requests, odd places."""
 
+import errno
 import os
+import shutil
+import subprocess
+import tempfile
+import urllib.parse
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import boto3
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from botocore.exceptions import ClientError
 
-from audioclf import s3, storage
+from audioclf import s3, s3_listing, storage
 from audioclf.errors import ChangedClipError, ConfigError, MissingClipError, StorageError
 
 
@@ -20,10 +30,115 @@ def test_readers_see_the_old_content_or_the_new(tmp_path: Path, monkeypatch: pyt
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", refuse)
-        with pytest.raises(StorageError, match="No space left on device"):
+        with pytest.raises(StorageError, match="no space left on the disk; free some"):
             storage.write_bytes(uri, b"after")
     assert storage.read_bytes(uri) == b"before"
     assert [path.name for path in tmp_path.iterdir()] == ["file"]  # nothing is left over
+
+
+def fill(mount: Path) -> None:
+    """A file system that holds 1 MiB, and almost that."""
+    if os.geteuid() != 0 or shutil.which("mount") is None:
+        pytest.skip("needs root, to mount a small disk")
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", mount], capture_output=True, check=False)
+    if done.returncode != 0:
+        pytest.skip(f"may not mount a small disk: {done.stderr.decode().strip()}")
+    (mount / "there").write_bytes(bytes(900 << 10))
+
+
+@pytest.fixture
+def full_disk(tmp_path: Path) -> Iterator[Path]:
+    mount = tmp_path / "disk"
+    mount.mkdir()
+    try:
+        fill(mount)
+        yield mount
+    finally:
+        if mount.is_mount():
+            subprocess.run(["umount", mount], check=True)
+
+
+@pytest.mark.parametrize("piece_bytes", [1000, 400_000])  # smaller and larger than what is written at once
+def test_a_full_disk_says_so_and_keeps_no_half_of_a_file(full_disk: Path, piece_bytes: int) -> None:
+    uri = storage.to_uri(str(full_disk / "new"))
+    storage.write_bytes(uri, b"before")
+
+    def write() -> None:
+        with storage.create(uri) as file:
+            for _ in range(800_000 // piece_bytes):
+                file.write(bytes(piece_bytes))
+
+    with pytest.raises(StorageError, match=r"disk/new: no space left on the disk; free some and run the same command"):
+        write()
+    assert storage.read_bytes(uri) == b"before"
+    assert sorted(path.name for path in full_disk.iterdir()) == ["new", "there"]
+
+
+def test_a_full_disk_is_no_damage_to_parquet(full_disk: Path) -> None:
+    """The error comes through pyarrow's writer as what it is."""
+    table = pa.table({"x": np.random.default_rng(0).random(1_000_000)})
+
+    def write() -> None:
+        with storage.create(storage.to_uri(str(full_disk / "t.parquet"))) as file:
+            pq.write_table(table, file)
+
+    with pytest.raises(StorageError, match=r"t\.parquet: no space left on the disk"):
+        write()
+    assert [path.name for path in full_disk.iterdir()] == ["there"]
+
+
+def test_a_full_folder_of_temporary_files_is_named(
+    full_disk: Path, s3_bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(full_disk))
+    monkeypatch.setattr(s3, "PART_BYTES", 5 << 20)
+    with pytest.raises(StorageError, match=f"{full_disk}: no space left on the disk"):
+        storage.write_bytes(f"s3://{s3_bucket}/x", bytes(6 << 20))
+    assert not storage.exists(f"s3://{s3_bucket}/x")
+
+
+def test_a_used_up_quota_is_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object) -> None:
+        raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(StorageError, match="file: no space left in the disk quota; free some"):
+        storage.write_bytes(storage.to_uri(str(tmp_path / "file")), b"x")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_created_file_appears_at_the_end(tmp_path: Path) -> None:
+    uri = storage.to_uri(str(tmp_path / "deep" / "file"))
+    with storage.create(uri) as file:
+        file.write(b"one ")
+        file.flush()
+        assert not storage.exists(uri)
+        assert storage.names_in(storage.to_uri(str(tmp_path / "deep"))) == {}
+        file.write(b"two")
+    assert storage.read_bytes(uri) == b"one two"
+    with pytest.raises(OSError, match="another disk's"), storage.create(uri) as file:  # noqa: PT012
+        file.write(b"other")
+        raise OSError(errno.ENOSPC, "another disk's trouble keeps its own name")
+    assert storage.read_bytes(uri) == b"one two"
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["file"]
+
+
+def test_a_local_file_that_changed_is_not_opened(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(b"before")
+    (info,) = storage.list_files(storage.to_uri(str(tmp_path)))
+    with storage.open_ranged(info.uri, info.etag) as file:
+        assert file.read() == b"before"
+    os.utime(tmp_path / "x", ns=(0, int(info.etag) + 1))
+    with pytest.raises(ChangedClipError):
+        storage.open_ranged(info.uri, info.etag)
+    (tmp_path / "x").unlink()
+    with pytest.raises(MissingClipError):
+        storage.open_ranged(info.uri, info.etag)
+
+
+def test_a_file_that_may_not_be_removed_is_named(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match=str(tmp_path)):
+        storage.remove(storage.to_uri(str(tmp_path)))
 
 
 def test_what_is_written_may_be_read_by_others(tmp_path: Path) -> None:
@@ -127,7 +242,69 @@ def test_a_listing_of_many_pages_is_whole(s3_bucket: str, monkeypatch: pytest.Mo
     monkeypatch.setattr(s3.client(), "list_objects_v2", list_two)
     found = {info.path: info.size_bytes for info in storage.list_files(f"s3://{s3_bucket}/in")}
     assert found == expected
-    assert len(pages) == 4  # of 8 keys
+    assert len(pages) >= 4  # of 8 keys
+
+
+FOLDERS = {
+    "": ["a.wav", "z.wav", "ä.wav", "%41.wav"],
+    "a/": ["", "1.wav", "2.wav", "/3.wav", "deep/", "deep/er/4.wav", ".hidden.wav"],
+    "a": ["5.wav"],
+    "a!/": ["6.wav"],  # "!" comes before "/"
+    "b c+d&e=f?#/": ["7.wav", "8/9.wav"],
+    "größe/": [f"{i}.wav" for i in range(5)],
+    "//": ["10.wav"],
+    "日本/": ["1/日.wav", "2/本.wav"],
+    "😀/": ["x.wav"],
+    ".git/": ["11.wav"],
+    "z/": [f"{i % 3}/{i}/x.wav" for i in range(9)],
+}
+
+
+@pytest.mark.parametrize("ranges", [1, 3, 256])
+@pytest.mark.parametrize("few_folders", [0, 64])
+@pytest.mark.parametrize("root", ["", "in"])
+def test_a_listing_in_ranges_loses_nothing(
+    s3_bucket: str, monkeypatch: pytest.MonkeyPatch, root: str, few_folders: int, ranges: int
+) -> None:
+    names = {folder + name for folder, below in FOLDERS.items() for name in below}
+    client = boto3.client("s3")
+    for name in names:
+        client.put_object(Bucket=s3_bucket, Key=f"{root}/{name}" if root else name, Body=name.encode())
+    list_page = s3.client().list_objects_v2
+    monkeypatch.setattr(s3.client(), "list_objects_v2", lambda **query: list_page(**query, MaxKeys=2))
+    monkeypatch.setattr(s3_listing, "FEW_FOLDERS", few_folders)
+    monkeypatch.setattr(s3_listing, "RANGES", ranges)
+    found = sorted((info.uri, info.path, info.size_bytes) for info in storage.list_files(f"s3://{s3_bucket}/{root}"))
+    seen = [name for name in names if not name.endswith("/") and not any(p.startswith(".") for p in name.split("/"))]
+    expected = [
+        ("/".join(filter(None, ["s3:/", s3_bucket, root])) + "/" + name, urllib.parse.quote(name), len(name.encode()))
+        for name in seen
+    ]
+    assert found == sorted(expected)
+
+
+def test_a_short_listing_is_one_request(s3_bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a/1", "b/2", "3"):
+        storage.write_bytes(f"s3://{s3_bucket}/{name}", b"x")
+    list_page, pages = s3.client().list_objects_v2, []
+    monkeypatch.setattr(s3.client(), "list_objects_v2", lambda **query: pages.append(query) or list_page(**query))
+    assert sorted(info.path for info in storage.list_files(f"s3://{s3_bucket}")) == ["3", "a/1", "b/2"]
+    assert len(pages) == 1
+
+
+def test_a_range_that_cannot_be_read_stops_the_listing(s3_bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for i in range(9):
+        storage.write_bytes(f"s3://{s3_bucket}/{i}/x", b"x")
+    list_page = s3.client().list_objects_v2
+
+    def refuse_one(**query: Any) -> Any:
+        if query.get("StartAfter", "").startswith("5"):
+            raise ClientError({"Error": {"Code": "AccessDenied", "Message": "no"}}, "ListObjectsV2")
+        return list_page(**query, MaxKeys=2)
+
+    monkeypatch.setattr(s3.client(), "list_objects_v2", refuse_one)
+    with pytest.raises(StorageError, match="AccessDenied"):
+        list(storage.list_files(f"s3://{s3_bucket}"))
 
 
 def test_a_whole_bucket_is_a_place_too(s3_bucket: str) -> None:
@@ -162,7 +339,7 @@ def test_an_object_replaced_since_the_listing_is_refused_and_a_missing_one_is_mi
 
 def test_an_unreachable_store_is_no_clips_fault(s3_bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")  # discard: nobody listens
-    monkeypatch.setattr(s3, "ATTEMPTS", 1)
+    monkeypatch.setattr(s3, "PATIENCE", s3.Patience(total_s=0.1, answer_s=1))
     s3.client.cache_clear()
     with pytest.raises(StorageError, match="check AWS_ENDPOINT_URL"):
         storage.read_bytes(f"s3://{s3_bucket}/x")
