@@ -2,49 +2,26 @@
 
 import csv
 import functools
-import io
 import re
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
-import numpy as np
-
 from audioclf import storage
 from audioclf.errors import ConfigError
+from audioclf.listing import FileTable, Heartbeat, Listing
 from audioclf.manifest import Clip, clip_id
 from audioclf.storage import FileInfo
 
-AUDIO_SUFFIXES = frozenset(
-    [
-        ".wav",
-        ".wave",
-        ".w64",
-        ".rf64",
-        ".bwf",
-        ".flac",
-        ".ogg",
-        ".oga",
-        ".opus",
-        ".mp3",
-        ".aif",
-        ".aiff",
-        ".aifc",
-        ".au",
-        ".snd",
-        ".caf",
-    ]
+AUDIO_SUFFIXES = (
+    *(".wav", ".wave", ".w64", ".rf64", ".bwf", ".flac", ".ogg", ".oga"),
+    *(".opus", ".mp3", ".aif", ".aiff", ".aifc", ".au", ".snd", ".caf"),
 )
 
-
-@dataclass
-class Listing:
-    """The files below an input, and what was passed over, by suffix."""
-
-    files: list[FileInfo] = field(default_factory=list)
-    skipped: dict[str, int] = field(default_factory=dict)
+Row = tuple[int, dict[str, str]]
+"""Of a metadata file: its line, and its values by column."""
 
 
 def list_audio(root_uri: str) -> Listing:
@@ -53,22 +30,27 @@ def list_audio(root_uri: str) -> Listing:
     Raises:
         ConfigError: no such place, or nothing in it that looks like audio.
     """
-    listing = Listing()
-    for info in storage.list_files(root_uri):
-        name = info.path.rsplit("/", 1)[-1]
-        suffix = "." + name.rsplit(".", 1)[-1].lower() if "." in name else ""
-        if suffix in AUDIO_SUFFIXES:
-            listing.files.append(info)
-        else:
-            listing.skipped[suffix] = listing.skipped.get(suffix, 0) + 1
-    if not listing.files:
-        found = f"; it holds {sum(listing.skipped.values())} other files" if listing.skipped else ""
+    skipped: Counter[str] = Counter()
+    files = FileTable(_audio_files(root_uri, skipped))
+    if not len(files):
+        found = f"; it holds {skipped.total()} other files" if skipped else ""
         raise ConfigError(
             f"{storage.display(root_uri)}: no audio file below it{found}. "
             f"File names must end in one of {' '.join(sorted(AUDIO_SUFFIXES))}"
         )
-    listing.files.sort(key=lambda info: info.path)
-    return listing
+    return Listing(files, dict(skipped))
+
+
+def _audio_files(root_uri: str, skipped: Counter[str]) -> Iterator[FileInfo]:
+    heartbeat = Heartbeat(storage.display(root_uri), "files found")
+    for count, info in enumerate(storage.list_files(root_uri), 1):
+        heartbeat.show(count)
+        name = info.path.rsplit("/", 1)[-1]
+        suffix = "." + name.rsplit(".", 1)[-1].lower() if "." in name else ""
+        if suffix in AUDIO_SUFFIXES:
+            yield info
+        else:
+            skipped[suffix] += 1
 
 
 @dataclass(frozen=True)
@@ -160,13 +142,13 @@ def from_folders(files: Iterable[FileInfo], labelled: bool = False) -> list[Clip
             raise ConfigError(
                 f"{storage.display(info.uri)}: lies in no class folder; move it into one, or use --layout flat"
             )
-        clips.append(_clip(info, labels=(storage.unquote(label),)))
+        clips.append(make_clip(info, labels=(storage.unquote(label),)))
     return clips
 
 
 def from_flat(files: Iterable[FileInfo]) -> list[Clip]:
     """Files anywhere below the input, without labels unless a regex finds them."""
-    return [_clip(info) for info in files]
+    return [make_clip(info) for info in files]
 
 
 @dataclass(frozen=True)
@@ -187,45 +169,55 @@ URBANSOUND8K = TableLayout(
 )
 
 
-def from_table(files: Iterable[FileInfo], metadata: str, name: str, layout: TableLayout) -> list[Clip]:
+def from_table(files: Iterable[FileInfo], metadata: str | Iterable[Row], name: str, layout: TableLayout) -> list[Clip]:
     """The clips of a dataset that comes with a CSV of one row a clip (ESC-50, UrbanSound8K).
+
+    Args:
+        files: of a listing.
+        metadata: the CSV's text, or some of its rows.
+        name: the CSV's, for messages.
+        layout: its columns.
 
     Raises:
         ConfigError: a column is missing, or a row names a file that is not below the input.
     """
-    by_path = {info.path: info for info in files}
+    table = FileTable.of(files)
     clips = []
     for line, row in _rows(metadata, name):
         try:
             below = storage.quote(layout.path(row))
-            info = next((by_path[p + below] for p in layout.prefixes if p + below in by_path), None)
+            info = next(filter(None, (table.find(prefix + below) for prefix in layout.prefixes)), None)
             if info is None:
                 raise ConfigError(f"{name}, line {line}: {below} is not below --input")
             fold = _integer(row[layout.fold], name, layout.fold)
-            clips.append(_clip(info, labels=(row[layout.label],), fold=fold, source_id=row[layout.source]))
+            clips.append(make_clip(info, labels=(row[layout.label],), fold=fold, source_id=row[layout.source]))
         except KeyError as error:
             raise ConfigError(f"{name}: no column {error.args[0]!r}; it has {', '.join(row)}") from error
     return clips
 
 
-def from_csv(files: Iterable[FileInfo], metadata: str, name: str) -> list[Clip]:
+def from_csv(files: Iterable[FileInfo], metadata: str | Iterable[Row], name: str) -> list[Clip]:
     """A CSV of one's own: `path` below the input or `uri`, `labels` (split at ;), and optionally fold, source_id,
     start_s, end_s.
+
+    Args:
+        files: of a listing.
+        metadata: the CSV's text, or some of its rows.
+        name: the CSV's, for messages.
 
     Raises:
         ConfigError: a column is missing, a value is of the wrong kind, or a file is not below the input.
     """
-    by_path = {info.path: info for info in files}
-    by_uri = {info.uri: info for info in by_path.values()}
+    table = FileTable.of(files)
     clips = []
     for line, row in _rows(metadata, name):
         where = f"{name}, line {line}"
         if row.get("uri"):
             named = row["uri"]
-            info = by_uri.get(storage.to_uri(named))
+            info = table.find_uri(storage.to_uri(named))
         elif row.get("path"):
             named = row["path"]
-            info = by_path.get(storage.quote(named))
+            info = table.find(storage.quote(named))
         else:
             raise ConfigError(f"{where}: needs a value in column path (below --input) or uri")
         if info is None:
@@ -233,7 +225,7 @@ def from_csv(files: Iterable[FileInfo], metadata: str, name: str) -> list[Clip]:
         if "labels" not in row:
             raise ConfigError(f"{name}: no column 'labels'; it has {', '.join(row)}")
         clips.append(
-            _clip(
+            make_clip(
                 info,
                 labels=tuple(label.strip() for label in row["labels"].split(";") if label.strip()),
                 fold=_integer(row["fold"], where, "fold") if row.get("fold") else None,
@@ -245,7 +237,13 @@ def from_csv(files: Iterable[FileInfo], metadata: str, name: str) -> list[Clip]:
     return clips
 
 
-def _clip(info: FileInfo, **fields: Any) -> Clip:
+def make_clip(info: FileInfo, **fields: Any) -> Clip:
+    """A clip of a listed file, or of a part of it.
+
+    Args:
+        info: of a listing.
+        fields: of the clip, what the layout knows.
+    """
     identity = clip_id(info.path, fields.get("start_s"), fields.get("end_s"))
     return Clip(identity, info.uri, info.size_bytes, info.etag, path=info.path, modified_s=info.modified_s, **fields)
 
@@ -262,8 +260,13 @@ def _seconds(text: str | None, where: str) -> float | None:
     return value
 
 
-def _rows(metadata: str, name: str) -> Iterable[tuple[int, dict[str, str]]]:
-    reader = csv.DictReader(io.StringIO(metadata.removeprefix("\ufeff")))
+def rows(metadata: str, name: str) -> Iterator[Row]:
+    """The rows of a CSV with a header.
+
+    Raises:
+        ConfigError: not a table.
+    """
+    reader = csv.DictReader(lines(metadata))
     try:
         for row in reader:
             if None in row or None in row.values():
@@ -273,32 +276,14 @@ def _rows(metadata: str, name: str) -> Iterable[tuple[int, dict[str, str]]]:
         raise ConfigError(f"{name}, line {reader.line_num}: {error}") from error
 
 
-# --- Folds
+def _rows(metadata: str | Iterable[Row], name: str) -> Iterable[Row]:
+    return rows(metadata, name) if isinstance(metadata, str) else metadata
 
 
-def deal_folds(clips: list[Clip], n_folds: int, seed: int = 0) -> list[Clip]:
-    """Deal sources into folds 1 to n_folds, each class spread evenly; clips of one source stay together.
-
-    Raises:
-        ConfigError: fewer sources than folds.
-    """
-    by_source: defaultdict[str, list[int]] = defaultdict(list)
-    for i, clip in enumerate(clips):
-        by_source[clip.source_id or clip.clip_id].append(i)
-    if len(by_source) < n_folds:
-        raise ConfigError(f"--folds {n_folds}: there are only {len(by_source)} sources to deal into folds")
-    rng = np.random.default_rng(seed)
-    sources = [list(by_source.values())[i] for i in rng.permutation(len(by_source))]
-    dealt: defaultdict[str, np.ndarray] = defaultdict(lambda: np.zeros(n_folds))
-    fold_sizes = np.zeros(n_folds)
-    folds = np.zeros(len(clips), int)
-    # The largest first, each to the fold that has the fewest clips of its classes, then the fewest clips.
-    for members in sorted(sources, key=len, reverse=True):
-        classes = Counter(label for i in members for label in clips[i].labels)
-        crowded = sum((count * dealt[label] for label, count in classes.items()), np.zeros(n_folds))
-        fold = int(np.lexsort((fold_sizes, crowded))[0])
-        for label, count in classes.items():
-            dealt[label][fold] += count
-        fold_sizes[fold] += len(members)
-        folds[members] = fold + 1
-    return [replace(clip, fold=int(fold)) for clip, fold in zip(clips, folds, strict=True)]
+def lines(text: str) -> Iterator[str]:
+    """The lines of a text, with their ends, one at a time: a file object of it would be four times as large."""
+    start = len(text) - len(text.removeprefix("\ufeff"))
+    while start < len(text):
+        end = text.find("\n", start) + 1 or len(text)
+        yield text[start:end]
+        start = end

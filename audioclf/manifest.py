@@ -1,12 +1,14 @@
 """The manifest: a Parquet file with one row a clip."""
 
-import io
+import functools
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import xxhash
 
@@ -15,6 +17,14 @@ from audioclf.errors import ClipError, ConfigError, SchemaError
 
 ROW_GROUP_ROWS = 4096
 """A worker reads the row groups its unit lies in: small ones cost it little, many make a long footer."""
+
+BATCH_ROWS = 65_536
+
+READ_BYTES = 8 << 20
+"""Of a request, where a manifest is read from its beginning to its end: the columns of many row groups."""
+
+DIGEST_COLUMNS = ["clip_id", "size_bytes", "labels", "fold", "source_id"]
+"""Equal for the same collection in a folder and in a bucket: uri, etag and times are left out."""
 
 
 @dataclass(frozen=True)
@@ -46,40 +56,83 @@ def clip_id(path: str, start_s: float | None = None, end_s: float | None = None)
     return xxhash.xxh3_128_hexdigest((path + part).encode())
 
 
-def check(clips: list[Clip]) -> None:
+def check(clips: pa.Table) -> None:
     """What must hold before a manifest is written.
+
+    Args:
+        clips: rows of a manifest.
 
     Raises:
         ConfigError: the same clip twice, or clips of one source in two folds.
     """
-    seen: set[str] = set()
-    fold_of: dict[str, int | None] = {}
-    for clip in clips:
-        if clip.clip_id in seen:
-            raise ConfigError(f"{storage.display(clip.uri)}: named twice")
-        seen.add(clip.clip_id)
-        if clip.source_id and fold_of.setdefault(clip.source_id, clip.fold) != clip.fold:
-            raise ConfigError(
-                f"{storage.display(clip.uri)}: is in fold {clip.fold}, and another clip of its source "
-                f"{clip.source_id!r} in fold {fold_of[clip.source_id]}: sources must not cross folds"
-            )
+    again = np.flatnonzero(first_rows(clips["clip_id"]) != np.arange(len(clips)))
+    if len(again):
+        raise ConfigError(f"{storage.display(_row(clips, int(again[0]))['uri'])}: named twice")
+    if clips["fold"].null_count == len(clips):
+        return
+    first = first_rows(clips["source_id"])
+    fold = clips["fold"].cast(pa.int64()).fill_null(np.iinfo(np.int64).min).to_numpy()
+    crossing = np.flatnonzero(fold != fold[first])
+    if len(crossing):
+        here, there = (_row(clips, int(row)) for row in (crossing[0], first[crossing[0]]))
+        raise ConfigError(
+            f"{storage.display(here['uri'])}: is in fold {here['fold']}, and another clip of its source "
+            f"{here['source_id']!r} in fold {there['fold']}: sources must not cross folds"
+        )
 
 
-def to_table(clips: list[Clip]) -> pa.Table:
+def _row(clips: pa.Table, row: int) -> dict[str, Any]:
+    return clips.slice(row, 1).to_pylist()[0]
+
+
+def first_rows(values: pa.ChunkedArray) -> np.ndarray:
+    """[N] for each row the first one that has the same value; by sorting, which takes less memory than hashing."""
+    order = pc.call_function("sort_indices", [values])  # stable: equal values stay in their rows' order
+    in_order = values.take(order)
+    differs = pc.call_function("not_equal", [in_order[1:], in_order[:-1]]).to_numpy()
+    del in_order
+    rows = order.to_numpy().astype(np.int64)
+    begins = np.concatenate([np.ones(min(1, len(rows)), bool), differs.astype(bool)])
+    first = np.empty_like(rows)
+    first[rows] = rows[begins][np.cumsum(begins) - 1]
+    return first
+
+
+def with_column(clips: pa.Table, name: str, values: pa.Array) -> pa.Table:
+    """The same rows with other values in one column."""
+    at = schema.MANIFEST.get_field_index(name)
+    return clips.set_column(at, schema.MANIFEST.field(at), values.cast(schema.MANIFEST.field(at).type))
+
+
+def to_table(clips: Iterable[Clip]) -> pa.Table:
     """The manifest's rows; a clip without a source is a source of its own."""
-    columns: dict[str, list[Any]] = {name: [] for name in schema.MANIFEST.names}
-    for clip in clips:
-        for name, values in columns.items():
-            values.append(getattr(clip, name))
-        columns["source_id"][-1] = clip.source_id or clip.clip_id
+    clips = list(clips)
+    columns = {
+        field.name: _array([getattr(clip, field.name) for clip in clips], field.type) for field in schema.MANIFEST
+    }
+    if any(clip.source_id for clip in clips):
+        columns["source_id"] = pa.array([clip.source_id or clip.clip_id for clip in clips])
+    else:
+        columns["source_id"] = columns["clip_id"]
     return pa.table(columns, schema=schema.MANIFEST)
+
+
+def _array(values: list[Any], data_type: pa.DataType) -> pa.Array:
+    """An array; many of nothing but nulls share their memory."""
+    if len(values) <= BATCH_ROWS and all(value is None for value in values):
+        return _nulls(data_type).slice(0, len(values))
+    return pa.array(values, data_type)
+
+
+@functools.cache
+def _nulls(data_type: pa.DataType) -> pa.Array:
+    return pa.nulls(BATCH_ROWS, data_type)
 
 
 def write(table: pa.Table, uri: str) -> None:
     """Write a manifest file."""
-    buffer = io.BytesIO()
-    pq.write_table(table, buffer, row_group_size=ROW_GROUP_ROWS, compression="zstd")
-    storage.write_bytes(uri, buffer.getvalue())
+    with storage.create(uri) as file:
+        pq.write_table(table, file, row_group_size=ROW_GROUP_ROWS, compression="zstd")
 
 
 @dataclass(frozen=True)
@@ -100,14 +153,37 @@ def read(uri: str, columns: list[str] | None = None) -> ManifestFile:
         SchemaError: not a manifest, or one of another version.
     """
     try:
-        data = storage.read_bytes(uri)
-        file = pq.ParquetFile(pa.BufferReader(data))
+        with storage.open_ranged(uri, block_bytes=READ_BYTES) as opened:
+            file = pq.ParquetFile(opened)
+            _check_schema(uri, file.schema_arrow)
+            return _read(uri, file, columns or schema.MANIFEST.names)
     except ClipError as error:
         raise ConfigError(f"{storage.display(uri)}: {error.message}; make it with jobs/manifest.py") from error
     except pa.ArrowInvalid as error:
         raise SchemaError(f"{storage.display(uri)}: not a Parquet file: {error}") from error
-    _check_schema(uri, file.schema_arrow)
-    return ManifestFile(uri, _digest(file), file.read(columns))
+    except OSError as error:  # how pyarrow reports damaged pages
+        reason = " ".join(str(error).split())
+        raise SchemaError(f"{storage.display(uri)}: damaged: {reason}; make it anew with jobs/manifest.py") from error
+
+
+def _read(uri: str, file: pq.ParquetFile, columns: list[str]) -> ManifestFile:
+    """The columns, and the digest of others that are let go of batch by batch."""
+    hasher = xxhash.xxh3_128()
+    batches = []
+    # One thread: it reads the file from its beginning to its end.
+    for batch in file.iter_batches(BATCH_ROWS, columns=sorted({*columns, *DIGEST_COLUMNS}), use_threads=False):
+        hasher.update(_stream(batch.select(DIGEST_COLUMNS)))
+        batches.append(batch.select(columns))
+    fields = [schema.MANIFEST.field(name) for name in columns]
+    table = pa.Table.from_batches(batches, pa.schema(fields, schema.MANIFEST.metadata))
+    return ManifestFile(uri, hasher.hexdigest(), table)
+
+
+def _stream(batch: pa.RecordBatch) -> pa.Buffer:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, batch.schema.remove_metadata()) as stream:
+        stream.write_batch(batch)
+    return sink.getvalue()
 
 
 def _check_schema(uri: str, found: pa.Schema) -> None:
@@ -117,17 +193,6 @@ def _check_schema(uri: str, found: pa.Schema) -> None:
             f"{storage.display(uri)}: not a manifest of version {schema.SCHEMA_VERSION} (it has version {version} and "
             f"columns {', '.join(found.names)}); make it anew with jobs/manifest.py"
         )
-
-
-def _digest(file: pq.ParquetFile) -> str:
-    """Equal for the same collection in a folder and in a bucket: uri, etag and times are left out."""
-    hasher = xxhash.xxh3_128()
-    for batch in file.iter_batches(batch_size=65_536, columns=["clip_id", "size_bytes", "labels", "fold", "source_id"]):
-        sink = pa.BufferOutputStream()
-        with pa.ipc.new_stream(sink, batch.schema.remove_metadata()) as stream:
-            stream.write_batch(batch)
-        hasher.update(sink.getvalue())
-    return hasher.hexdigest()
 
 
 def clips_of(table: pa.Table) -> list[Clip]:

@@ -1,97 +1,157 @@
 """A folder or prefix of audio files → the manifest."""
 
+import itertools
 import logging
-from collections import Counter
-from dataclasses import replace
+from collections.abc import Iterable, Iterator
 from typing import assert_never
 
+import numpy as np
+import pyarrow as pa
 import ray
 
-from audioclf import layouts, manifest, storage
-from audioclf.audio import decode
+from audioclf import audioset, folds, layouts, manifest, storage
+from audioclf.audio import recording
+from audioclf.audio.recording import AudioInfo
 from audioclf.config import ManifestConfig
 from audioclf.errors import ClipError
+from audioclf.listing import FileTable, Heartbeat, batches
 from audioclf.manifest import Clip
 from audioclf.pipelines import cluster
 
 log = logging.getLogger("audioclf")
 
 PROBE_CHUNK = 64
+PROBES_AHEAD = 4  # chunks for each CPU that are queued: a worker never waits for the driver
 
 
 def run(config: ManifestConfig) -> str:
     """List, label, probe, deal folds, write."""
+    pa.set_memory_pool(pa.system_memory_pool())  # pyarrow's own keeps what is freed: a gigabyte for five million files
+    storage.reach(config.input, config.output)
     listing = layouts.list_audio(storage.to_uri(config.input))
-    clips = _lay_out(config, listing)[: config.limit]
+    log.info("%s: %s audio files", config.input, f"{len(listing.files):,}")
     regexes = layouts.Regexes(config.label_regex, config.fold_regex, config.source_regex, config.time_regex)
-    clips = [regexes.apply(clip) for clip in clips]
-    clips = _probe(clips, None if config.probe else config.probe_above_mb * 1e6, config.dry_run)
-    if config.folds:
-        clips = layouts.deal_folds(clips, config.folds)
-    manifest.check(clips)
-    _report(clips, listing.skipped)
+    clips = _table(_lay_out(config, listing.files), regexes, config.limit)
+    skipped = listing.skipped
+    del listing  # its memory is wanted for what follows
     if not config.dry_run:
-        manifest.write(manifest.to_table(clips), storage.to_uri(config.output))
+        clips = _probe(clips, None if config.probe else config.probe_above_mb * 1e6)
+    if config.folds:
+        clips = folds.deal(clips, config.folds)
+    manifest.check(clips)
+    _report(clips, skipped)
+    if not config.dry_run:
+        manifest.write(clips, storage.to_uri(config.output))
         log.info("wrote %s", config.output)
     return "ok"
 
 
-def _lay_out(config: ManifestConfig, listing: layouts.Listing) -> list[Clip]:
-    metadata = storage.read_text(storage.to_uri(config.metadata)) if config.metadata else ""
+def _lay_out(config: ManifestConfig, files: FileTable) -> Iterator[list[Clip]]:
+    """The clips, batch by batch."""
     name = config.metadata or ""
     match config.layout:
         case "folders":
-            return layouts.from_folders(listing.files, labelled=config.label_regex is not None)
+            for batch in batches(files):
+                yield layouts.from_folders(batch, labelled=config.label_regex is not None)
         case "flat":
-            return layouts.from_flat(listing.files)
+            yield from map(layouts.from_flat, batches(files))
         case "csv":
-            return layouts.from_csv(listing.files, metadata, name)
-        case "esc50":
-            return layouts.from_table(listing.files, metadata, name, layouts.ESC50)
-        case "urbansound8k":
-            return layouts.from_table(listing.files, metadata, name, layouts.URBANSOUND8K)
+            for rows in batches(_metadata_rows(name)):
+                yield layouts.from_csv(files, rows, name)
+        case "esc50" | "urbansound8k":
+            layout = layouts.ESC50 if config.layout == "esc50" else layouts.URBANSOUND8K
+            for rows in batches(_metadata_rows(name)):
+                yield layouts.from_table(files, rows, name, layout)
+        case "audioset":
+            segments = audioset.read_segments(name)
+            yield from map(segments.clips, batches(files))
+            segments.report()
         case _:
             assert_never(config.layout)
 
 
-def _probe(clips: list[Clip], above_bytes: float | None, dry_run: bool) -> list[Clip]:
+def _metadata_rows(name: str) -> Iterator[layouts.Row]:
+    return layouts.rows(storage.read_text(storage.to_uri(name)), name)
+
+
+def _table(batches_of_clips: Iterable[list[Clip]], regexes: layouts.Regexes, limit: int | None) -> pa.Table:
+    """The first clips as rows, with what the regexes find in their paths."""
+    heartbeat = Heartbeat("manifest", "clips")
+    tables, n_rows = [manifest.to_table([])], 0
+    for clips in batches_of_clips:
+        clips = clips if limit is None else clips[: limit - n_rows]
+        tables.append(manifest.to_table(map(regexes.apply, clips)))
+        n_rows += len(clips)
+        heartbeat.show(n_rows)
+        if n_rows == limit:
+            break
+    return pa.concat_tables(tables)
+
+
+def _probe(clips: pa.Table, above_bytes: float | None) -> pa.Table:
     """Fill in durations, rates and channels of all clips, or of the large ones; what can't be read keeps none."""
-    wanted = [i for i, clip in enumerate(clips) if above_bytes is None or clip.size_bytes > above_bytes]
-    if not wanted or dry_run:
+    wanted = np.flatnonzero(
+        np.ones(len(clips)) if above_bytes is None else clips["size_bytes"].to_numpy() > above_bytes
+    )
+    if not len(wanted):
         return clips
-    infos = probe_all([clips[i].uri for i in wanted])
-    probed = list(clips)
-    for i, info in zip(wanted, infos, strict=True):
-        if info is not None:
-            probed[i] = replace(
-                clips[i], duration_s=info.duration_s, sample_rate=info.sample_rate, channels=info.channels
-            )
-    log.info("probed %d files, %d of them unreadable", len(infos), sum(info is None for info in infos))
-    return probed
+    duration_s = np.full(len(clips), np.nan)
+    sample_rate, channels = np.zeros(len(clips), np.int32), np.zeros(len(clips), np.int32)
+    uris = clips["uri"].take(pa.array(wanted))
+    heartbeat, done, unreadable = Heartbeat("probe", f"of {len(wanted):,} files"), 0, 0
+    for start, infos in _probe_chunks(uris):
+        for row, info in zip(wanted[start : start + len(infos)].tolist(), infos, strict=True):
+            if info is None:
+                unreadable += 1
+                continue
+            duration_s[row] = np.nan if info.duration_s is None else info.duration_s
+            sample_rate[row], channels[row] = info.sample_rate, info.channels
+        done += len(infos)
+        heartbeat.show(done)
+    log.info("probed %d files, %d of them unreadable", done, unreadable)
+    clips = manifest.with_column(clips, "duration_s", pa.array(duration_s, mask=np.isnan(duration_s)))
+    clips = manifest.with_column(clips, "sample_rate", pa.array(sample_rate, mask=channels == 0))
+    return manifest.with_column(clips, "channels", pa.array(channels, mask=channels == 0))
 
 
-def probe_all(uris: list[str]) -> list[decode.AudioInfo | None]:
+def probe_all(uris: list[str]) -> list[AudioInfo | None]:
     """The headers of many files, read on the cluster; None for one that can't be read."""
+    found: list[AudioInfo | None] = [None] * len(uris)
+    for start, infos in _probe_chunks(pa.array(uris, pa.string())):
+        found[start : start + len(infos)] = infos
+    return found
+
+
+def _probe_chunks(uris: pa.Array | pa.ChunkedArray) -> Iterator[tuple[int, list[AudioInfo | None]]]:
+    """Headers of so many files, and the row of the first of them, as they come in."""
     cluster.connect()
     probe_chunk = ray.remote(num_cpus=0.5)(_probe_chunk)
-    chunks = [uris[i : i + PROBE_CHUNK] for i in range(0, len(uris), PROBE_CHUNK)]
-    return [info for chunk in ray.get([probe_chunk.remote(chunk) for chunk in chunks]) for info in chunk]
+    starts = iter(range(0, len(uris), PROBE_CHUNK))
+    in_flight: dict[ray.ObjectRef, int] = {}
+    while True:
+        ahead = PROBES_AHEAD * max(1, cluster.cpus())
+        for start in itertools.islice(starts, max(0, ahead - len(in_flight))):
+            in_flight[probe_chunk.remote(uris.slice(start, PROBE_CHUNK).to_pylist())] = start
+        if not in_flight:
+            return
+        (done,), _ = ray.wait(list(in_flight), num_returns=1)
+        yield in_flight.pop(done), ray.get(done)
 
 
-def _probe_chunk(uris: list[str]) -> list[decode.AudioInfo | None]:
-    infos: list[decode.AudioInfo | None] = []
+def _probe_chunk(uris: list[str]) -> list[AudioInfo | None]:
+    infos: list[AudioInfo | None] = []
     for uri in uris:
         try:
             with storage.open_ranged(uri) as file:
-                infos.append(decode.probe(file, storage.display(uri)))
+                infos.append(recording.probe(file, storage.display(uri)))
         except ClipError:  # extract rejects it with its reason
             infos.append(None)
     return infos
 
 
-def _report(clips: list[Clip], skipped: dict[str, int]) -> None:
-    by_class = Counter(label for clip in clips for label in clip.labels)
-    by_fold = Counter(clip.fold for clip in clips)
+def _report(clips: pa.Table, skipped: dict[str, int]) -> None:
+    by_class = _counts(clips["labels"].combine_chunks().flatten())
+    by_fold = _counts(clips["fold"])
     log.info("%d clips, %d classes", len(clips), len(by_class))
     for label, count in sorted(by_class.items())[:50]:
         log.info("  %-30s %6d", label, count)
@@ -100,3 +160,7 @@ def _report(clips: list[Clip], skipped: dict[str, int]) -> None:
     if skipped:
         found = ", ".join(f"{count} {suffix or 'without suffix'}" for suffix, count in sorted(skipped.items()))
         log.info("passed over, not audio by name: %s", found)
+
+
+def _counts(values: pa.Array | pa.ChunkedArray) -> dict[str | int | None, int]:
+    return {entry["values"]: entry["counts"] for entry in values.value_counts().to_pylist()}

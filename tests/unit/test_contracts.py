@@ -7,13 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import boto3
-import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from audioclf import errors, layouts, manifest, rundir, schema, storage, units
+from audioclf import errors, folds, layouts, manifest, rundir, schema, storage
 from audioclf.errors import ChangedClipError, ConfigError, MissingClipError, SchemaError, UnreadableClipError
 from audioclf.storage import FileInfo
 
@@ -204,16 +201,16 @@ def test_dealt_folds_keep_sources_together_and_classes_even() -> None:
     paths = [f"{label}/{source}-{part}.wav" for label in ("a", "b") for source in range(8) for part in range(3)]
     clips = layouts.from_folders(files(*paths))
     clips = [layouts.Regexes(source=r"^(.+)-").apply(clip) for clip in clips]
-    dealt = layouts.deal_folds(clips, 4)
+    dealt = manifest.clips_of(folds.deal(manifest.to_table(clips), 4))
     folds_of_source: dict[str, set[int | None]] = {}
     for clip in dealt:
         folds_of_source.setdefault(clip.source_id, set()).add(clip.fold)
-    assert all(len(folds) == 1 for folds in folds_of_source.values())
+    assert all(len(found) == 1 for found in folds_of_source.values())
     for label in ("a", "b"):
         counts = [sum(clip.fold == fold and clip.labels == (label,) for clip in dealt) for fold in (1, 2, 3, 4)]
         assert counts == [6, 6, 6, 6]
     with pytest.raises(ConfigError, match="only 16 sources"):
-        layouts.deal_folds(clips, 17)
+        folds.deal(manifest.to_table(clips), 17)
 
 
 def test_listing_counts_what_is_passed_over(tmp_path: Path) -> None:
@@ -266,38 +263,9 @@ def test_sources_must_not_cross_folds_nor_clips_come_twice() -> None:
     regexes = layouts.Regexes(fold=r"^(\d)", source=r"-(\w)")
     crossing = [regexes.apply(clip) for clip in layouts.from_flat(files("1-a.wav", "2-a.flac"))]
     with pytest.raises(ConfigError, match="sources must not cross folds"):
-        manifest.check(crossing)
+        manifest.check(manifest.to_table(crossing))
     with pytest.raises(ConfigError, match="named twice"):
-        manifest.check(layouts.from_flat(files("a.wav", "a.wav")))
-
-
-# --- units
-
-
-@given(
-    seconds=st.lists(st.floats(0, 100), max_size=200),
-    max_clips=st.integers(1, 50),
-    max_unit_s=st.floats(1, 500),
-)
-def test_units_cut_all_rows_within_both_bounds(seconds: list[float], max_clips: int, max_unit_s: float) -> None:
-    plan = units.plan_units(np.array(seconds), max_clips, max_unit_s)
-    assert [unit.index for unit in plan] == list(range(len(plan)))
-    rows = [row for unit in plan for row in range(unit.row_start, unit.row_stop)]
-    assert rows == list(range(len(seconds)))
-    for unit in plan:
-        clips = unit.row_stop - unit.row_start
-        assert 1 <= clips <= max_clips
-        assert clips == 1 or sum(seconds[unit.row_start : unit.row_stop]) <= max_unit_s * (1 + 1e-9)
-
-
-@pytest.mark.parametrize(("n_clips", "expected"), [(1, 8), (400, 12), (2_000, 62), (8_000, 250), (2_000_000, 250)])
-def test_small_collections_are_cut_finer(n_clips: int, expected: int) -> None:
-    assert units.default_unit_clips(n_clips) == expected
-
-
-def test_unknown_durations_are_guessed_from_sizes() -> None:
-    seconds = units.audio_seconds(np.array([2.0, np.nan]), np.array([1, 882_000]))
-    assert seconds.tolist() == [2.0, 10.0]
+        manifest.check(manifest.to_table(layouts.from_flat(files("a.wav", "a.wav"))))
 
 
 # --- run directories

@@ -1,67 +1,17 @@
-"""Layouts and folds: properties, and what people's files get wrong."""
+"""Layouts: what people's files look like, and what they get wrong."""
 
-from collections import Counter
+import itertools
 from datetime import UTC, datetime
 
 import pytest
-from hypothesis import assume, given, settings
-from hypothesis import strategies as st
 
-from audioclf import layouts, manifest
+from audioclf import layouts
 from audioclf.errors import ConfigError
-from audioclf.manifest import Clip
 from audioclf.storage import FileInfo
 
 
 def info(path: str, uri: str | None = None) -> FileInfo:
     return FileInfo(uri or f"file:///in/{path}", path, 10, "1", 0.0)
-
-
-def clip(name: str, label: str, source: str = "") -> Clip:
-    return Clip(name, f"file:///{name}", 10, "1", labels=(label,), source_id=source)
-
-
-@settings(deadline=None)  # the first call imports scikit-learn
-@given(
-    sources=st.lists(
-        st.tuples(st.sampled_from("abc"), st.integers(1, 4)),  # class, clips
-        min_size=6,
-        max_size=30,
-    ),
-    n_folds=st.integers(2, 4),
-    seed=st.integers(0, 3),
-)
-def test_dealt_folds_keep_sources_together_and_clips_in_order(
-    sources: list[tuple[str, int]], n_folds: int, seed: int
-) -> None:
-    clips = [clip(f"{s}-{i}", label, f"source{s}") for s, (label, n) in enumerate(sources) for i in range(n)]
-    assume(min(Counter(c.labels for c in clips).values()) >= n_folds)  # rarer classes: below
-    dealt = layouts.deal_folds(clips, n_folds, seed)
-    assert [c.clip_id for c in dealt] == [c.clip_id for c in clips]
-    assert {c.fold for c in dealt} == set(range(1, n_folds + 1))
-    manifest.check(dealt)
-    folds = {(c.source_id, c.fold) for c in dealt}
-    assert len(folds) == len(sources)
-    assert layouts.deal_folds(clips, n_folds, seed) == dealt
-
-
-def test_classes_rarer_than_folds_are_dealt_too() -> None:
-    """Two clips of each of five classes into three folds: never both into one."""
-    clips = [clip(f"{label}{i}", label) for label in "abcde" for i in range(2)]
-    dealt = layouts.deal_folds(clips, 3)
-    assert {c.fold for c in dealt} == {1, 2, 3}
-    assert all(first.fold != second.fold for first, second in zip(dealt[::2], dealt[1::2], strict=True))
-
-
-def test_one_class_rarer_than_folds_disturbs_nobody() -> None:
-    dealt = layouts.deal_folds([clip(f"a{i}", "a") for i in range(9)] + [clip("b", "b")], 3)
-    assert [sum(c.fold == fold and c.labels == ("a",) for c in dealt) for fold in (1, 2, 3)] == [3, 3, 3]
-
-
-def test_dealing_does_not_look_at_where_clips_lie() -> None:
-    here = [clip(f"{label}{i}", label) for label in "ab" for i in range(6)]
-    there = [Clip(c.clip_id, f"s3://b/{c.clip_id}", 10, "e", labels=c.labels) for c in here]
-    assert [c.fold for c in layouts.deal_folds(here, 3)] == [c.fold for c in layouts.deal_folds(there, 3)]
 
 
 @pytest.mark.parametrize(
@@ -85,12 +35,30 @@ def test_what_is_no_time_is_named(text: str) -> None:
 
 
 def test_a_csv_may_name_clips_by_uri() -> None:
-    files = [info("a.wav", "s3://bucket/in/a.wav"), info("b%20c.wav")]
-    text = "uri,labels\ns3://bucket/in/a.wav,dog\n/in/b c.wav,cat\n"
-    clips = layouts.from_csv(files, text, "x.csv")
+    text = "uri,labels\n/in/b c.wav,cat\nfile:///in/a.wav,dog\n"
+    clips = layouts.from_csv([info("a.wav"), info("b%20c.wav")], text, "x.csv")
     assert [(c.uri, c.labels) for c in clips] == [
-        ("s3://bucket/in/a.wav", ("dog",)), ("file:///in/b%20c.wav", ("cat",)),
+        ("file:///in/b%20c.wav", ("cat",)), ("file:///in/a.wav", ("dog",)),
     ]  # fmt: skip
+    files = [info("a.wav", "s3://bucket/in/a.wav"), info("b%20c.wav", "s3://bucket/in/b c.wav")]
+    clips = layouts.from_csv(files, "uri,labels\ns3://bucket/in/b c.wav,cat\n", "x.csv")
+    assert [(c.uri, c.labels) for c in clips] == [("s3://bucket/in/b c.wav", ("cat",))]
+
+
+@pytest.mark.parametrize("uri", ["s3://other/in/a.wav", "s3://bucket/in", "s3://bucket/in/a.wav/b", "/in/a.wav"])
+def test_a_uri_elsewhere_is_named(uri: str) -> None:
+    with pytest.raises(ConfigError, match=f"line 2: {uri} is not an audio file below --input"):
+        layouts.from_csv([info("a.wav", "s3://bucket/in/a.wav")], f"uri,labels\n{uri},dog\n", "x.csv")
+
+
+def test_a_row_may_have_several_lines() -> None:
+    text = 'path,labels\n"a\nb.wav","dog\n"\nc.wav,cat\n\nd.wav\n'
+    found = layouts.rows(text, "x.csv")
+    assert list(itertools.islice(found, 2)) == [
+        (4, {"path": "a\nb.wav", "labels": "dog\n"}), (5, {"path": "c.wav", "labels": "cat"}),
+    ]  # fmt: skip
+    with pytest.raises(ConfigError, match=r"x\.csv, line 7: not as many values"):
+        next(found)
 
 
 def test_a_csv_of_a_spreadsheet_has_a_byte_order_mark_and_quotes() -> None:

@@ -9,9 +9,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import xxhash
+from hypothesis import given
+from hypothesis import strategies as st
 
-from audioclf import manifest, schema, storage
-from audioclf.errors import SchemaError
+from audioclf import manifest, s3, schema, storage
+from audioclf.errors import ConfigError, SchemaError
 from audioclf.manifest import Clip
 
 CLIP = Clip(
@@ -86,6 +88,91 @@ def test_a_manifest_of_another_version_or_shape_is_refused(tmp_path: Path) -> No
     pq.write_table(pa.table({"a": [1]}), tmp_path / "m.parquet")
     with pytest.raises(SchemaError, match="it has version none and columns a"):
         manifest.read(uri)
+
+
+def test_columns_come_in_the_order_asked_for(tmp_path: Path) -> None:
+    uri = storage.to_uri(str(tmp_path / "m.parquet"))
+    manifest.write(manifest.to_table([CLIP]), uri)
+    some = manifest.read(uri, ["end_s", "clip_id"])
+    assert some.table.to_pydict() == {"end_s": [1.25], "clip_id": ["a"]}
+    assert some.digest == manifest.read(uri).digest
+
+
+def test_the_digest_is_of_batches_of_65536_rows(tmp_path: Path) -> None:
+    """Computed here from the file as pyarrow reads it: it must stay what runs have been bound to."""
+    clips = [dataclasses.replace(CLIP, clip_id=f"{i:06d}", fold=i % 3 or None) for i in range(70_000)]
+    uri = storage.to_uri(str(tmp_path / "m.parquet"))
+    manifest.write(manifest.to_table(clips), uri)
+    names = ["clip_id", "size_bytes", "labels", "fold", "source_id"]
+    hasher = xxhash.xxh3_128()
+    for batch in pq.ParquetFile(tmp_path / "m.parquet").iter_batches(65_536, columns=names):
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, batch.schema.remove_metadata()) as stream:
+            stream.write_batch(batch)
+        hasher.update(sink.getvalue())
+    assert manifest.read(uri, ["uri"]).digest == hasher.hexdigest()
+
+
+def test_a_large_s3_manifest_is_read_in_large_blocks(s3_bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(manifest, "ROW_GROUP_ROWS", 100)
+    clips = [dataclasses.replace(CLIP, clip_id=manifest.clip_id(str(i))) for i in range(30_000)]
+    uri = f"s3://{s3_bucket}/m.parquet"
+    manifest.write(manifest.to_table(clips), uri)
+    requests = []
+    get_object = s3.client().get_object
+    monkeypatch.setattr(s3.client(), "get_object", lambda **query: requests.append(query) or get_object(**query))
+    assert manifest.read(uri, ["clip_id"]).table["clip_id"].to_pylist() == [clip.clip_id for clip in clips]
+    assert len(requests) <= 4  # the footer in one or two, 300 row groups in one or two
+
+
+@pytest.mark.parametrize("column", ["source_id", "recorded_at"])
+def test_what_some_clips_lack_is_null_or_their_own_id(tmp_path: Path, column: str) -> None:
+    bare = Clip("b", "file:///in/b.wav", 10, "1")
+    rows = manifest.to_table([CLIP, bare, CLIP])[column].to_pylist()
+    assert rows == [getattr(CLIP, column), "b" if column == "source_id" else None, getattr(CLIP, column)]
+    assert manifest.to_table([bare])[column].to_pylist() == [rows[1]]
+
+
+def test_damaged_pages_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "m.parquet"
+    manifest.write(manifest.to_table([CLIP]), storage.to_uri(str(path)))
+    data = bytearray(path.read_bytes())
+    start = pq.read_metadata(path).row_group(0).column(0).dictionary_page_offset or 4
+    data[start : start + 40] = bytes(40)
+    path.write_bytes(data)
+    with pytest.raises(SchemaError, match=rf"{path}: .*make it anew with jobs/manifest\.py"):
+        manifest.read(storage.to_uri(str(path)))
+
+
+def numbered(*sources: tuple[str, int | None]) -> pa.Table:
+    return manifest.to_table(
+        dataclasses.replace(CLIP, clip_id=str(i), uri=f"file:///in/{i}.wav", source_id=source, fold=fold)
+        for i, (source, fold) in enumerate(sources)
+    )
+
+
+@given(st.lists(st.sampled_from(["", "a", "b", "ab", "é"]), max_size=20), st.integers(1, 5))
+def test_the_first_row_of_a_value_is_found(values: list[str], rows: int) -> None:
+    chunks = [values[i : i + rows] for i in range(0, len(values), rows)]
+    first = manifest.first_rows(pa.chunked_array(chunks, pa.string()))
+    assert first.tolist() == [values.index(value) for value in values]
+
+
+def test_a_source_in_two_folds_is_named_with_both() -> None:
+    manifest.check(numbered(("a", 1), ("b", 2), ("a", 1), ("", 1), ("", 2)))
+    manifest.check(numbered(("a", None), ("a", None)))
+    manifest.check(numbered())
+    with pytest.raises(ConfigError, match=r"^/in/2\.wav: is in fold 3, .* its source 'a' in fold 1: sources must not"):
+        manifest.check(numbered(("a", 1), ("b", 2), ("a", 3), ("b", 1)))
+    with pytest.raises(ConfigError, match=r"^/in/1\.wav: is in fold None, .* 'a' in fold 0"):
+        manifest.check(numbered(("a", 0), ("a", None)))
+
+
+def test_the_second_row_of_a_clip_is_named() -> None:
+    table = numbered(("a", 1), ("b", 1), ("c", 1))
+    twice = pa.concat_tables([table, table.slice(1, 1)])
+    with pytest.raises(ConfigError, match=r"^/in/1\.wav: named twice"):
+        manifest.check(twice)
 
 
 def test_a_manifest_without_clips_is_one(tmp_path: Path) -> None:
