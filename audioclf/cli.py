@@ -24,7 +24,8 @@ def run(config_type: type, pipeline: str, description: str | None) -> int:
             name, so that --help and a wrong flag need not wait for Ray.
         description: for --help.
     """
-    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.INFO, stream=sys.stderr)
+    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    log.setLevel(logging.INFO)  # libraries: warnings only
     signal.signal(signal.SIGTERM, _interrupt)  # what `ray job stop` sends
     try:
         config = tyro.cli(config_type, description=description)

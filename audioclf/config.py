@@ -6,7 +6,10 @@ from typing import Literal
 
 from audioclf.errors import ConfigError
 
-Layout = Literal["folders", "flat", "csv", "esc50", "urbansound8k"]
+MIN_MEMORY_MB = 500
+"""A worker's libraries take more than half of it."""
+
+Layout = Literal["folders", "flat", "csv", "esc50", "urbansound8k", "audioset"]
 
 
 def _require(holds: bool, message: str) -> None:
@@ -24,9 +27,10 @@ class ManifestConfig:
     """Manifest file to write (Parquet)."""
     layout: Layout = "folders"
     """How the collection says what is what: folders = parent/CLASS/*.wav; flat = no labels; csv = your own table;
-    esc50, urbansound8k = the datasets of that name."""
+    esc50, urbansound8k, audioset = the datasets of that name."""
     metadata: str | None = None
-    """CSV of the layouts csv, esc50 and urbansound8k."""
+    """CSV of the layouts csv, esc50, urbansound8k and audioset (a list of segments, with class_labels_indices.csv and
+    perhaps ontology.json beside it)."""
     label_regex: str | None = None
     """Pattern on the path below --input; its first group is the label."""
     fold_regex: str | None = None
@@ -47,7 +51,7 @@ class ManifestConfig:
     """Print what would be done; write nothing."""
 
     def __post_init__(self) -> None:
-        needs_metadata = self.layout in ("csv", "esc50", "urbansound8k")
+        needs_metadata = self.layout in ("csv", "esc50", "urbansound8k", "audioset")
         _require(bool(self.metadata) or not needs_metadata, f"--layout {self.layout} needs --metadata FILE.csv")
         _require(not self.metadata or needs_metadata, f"--layout {self.layout} reads no --metadata")
         _require(self.folds is None or self.folds >= 2, "--folds must be 2 or more")
@@ -80,8 +84,10 @@ class ExtractConfig:
     """Share of clips that may be rejected; above it the job exits 3."""
     num_actors: int = 0
     """Worker processes; 0: one for each CPU there is when the job starts."""
-    unit_clips: int = 0
-    """Clips in a unit of work; 0: from the collection's size, 8 to 250."""
+    unit_segments: int = 0
+    """Segments in a unit of work; 0: from the collection's size, 8 to 250."""
+    memory_mb: int = 1000
+    """Memory of a worker process (MB); on a small machine lower it, to 500 at least."""
     limit: int | None = None
     """Take only the first N clips."""
     dry_run: bool = False
@@ -93,7 +99,8 @@ class ExtractConfig:
         _require(self.copies >= 1, "--copies must be 1 or more; leave --augment out for none")
         _require(0 <= self.max_reject_fraction <= 1, "--max-reject-fraction must lie between 0 and 1")
         _require(self.num_actors >= 0, "--num-actors must be 0 or more")
-        _require(self.unit_clips >= 0, "--unit-clips must be 0 or more")
+        _require(self.unit_segments >= 0, "--unit-segments must be 0 or more")
+        _require(self.memory_mb >= MIN_MEMORY_MB, f"--memory-mb must be {MIN_MEMORY_MB} or more")
         _require(self.limit is None or self.limit > 0, "--limit must be positive")
 
 

@@ -8,6 +8,7 @@ AudioclfError
 │   ├── ChangedClipError          not the bytes that the manifest was made from
 │   ├── DecodeError               not audio that libsndfile can read
 │   ├── EmptyClipError            audio of no samples
+│   ├── CrashedClipError          the process that decoded it died, each time
 │   └── AugmentError              one augmented copy failed
 ├── StorageError                  a store that can't be reached or refuses us; stops the job
 ├── SchemaError                   a file that breaks a contract between stages
@@ -55,6 +56,10 @@ class DecodeError(ClipError):
 
 class EmptyClipError(ClipError):
     """The file is valid and has no samples."""
+
+
+class CrashedClipError(ClipError):
+    """Decoding the file kills the process that does it."""
 
 
 class AugmentError(ClipError):

@@ -1,16 +1,19 @@
 """A unit of clips → a shard of log-mel pictures and its rejects: what one task does. Plain numpy, no Ray."""
 
-import io
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from audioclf import manifest, shards, storage
-from audioclf.audio import augment, decode, segment
+from audioclf import isolation, manifest, shards, storage
+from audioclf.audio import augment, segment
 from audioclf.audio.frontend import FrontEnd, log_mel
-from audioclf.errors import ClipError
+from audioclf.audio.recording import Recording
+from audioclf.audio.segment import Grid, Segment
+from audioclf.errors import ChangedClipError, ClipError, CrashedClipError, DecodeError
+from audioclf.fetch import Fetcher, Opener
 from audioclf.units import Unit
 
 MIN_TAIL = 0.1
@@ -30,10 +33,13 @@ class ExtractPlan:
     """Augmented copies of each segment and transform set."""
     seed: int
     config_digest: str
+    buffer_bytes: int = 128 << 20
+    """What a task may hold of fetched files, and again of pictures not yet written."""
 
     @property
-    def segment_samples(self) -> int:
-        return segment.segment_samples(self.segment_s, self.front_end.sample_rate)
+    def grid(self) -> Grid:
+        length = segment.segment_samples(self.segment_s, self.front_end.sample_rate)
+        return Grid(self.front_end.sample_rate, length, length, MIN_TAIL)
 
     @property
     def copy_sets(self) -> list[str]:
@@ -46,27 +52,19 @@ class UnitCounts:
     """What became of a unit; stored in its data file, so that totals come from what is committed."""
 
     clips: int = 0
-    clips_ok: int = 0
-    clips_partial: int = 0
+    """Clips that begin in the unit."""
     clips_rejected: int = 0
+    """Clips that lost something here."""
+    segments: int = 0
+    """Of clips that could be read, written or not."""
     rows: int = 0
     rejects: int = 0
     audio_s: float = 0.0
     bytes: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
-    flags: Counter[str] = field(default_factory=Counter)
 
     def to_dict(self) -> dict[str, Any]:
-        return {**vars(self), "reasons": dict(self.reasons), "flags": dict(self.flags)}
-
-
-@dataclass
-class ClipRows:
-    """The rows of one clip."""
-
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    pictures: list[np.ndarray] = field(default_factory=list)
-    rejects: list[dict[str, Any]] = field(default_factory=list)
+        return {**vars(self), "reasons": dict(self.reasons)}
 
 
 class UnitExtractor:
@@ -75,108 +73,169 @@ class UnitExtractor:
     def __init__(self, plan: ExtractPlan):
         self._plan = plan
         self._manifest = manifest.SliceReader(plan.manifest_uri)
+        self._fetcher = Fetcher(plan.buffer_bytes)
 
-    def __call__(self, unit: Unit) -> UnitCounts:
-        """Fetch, decode, transform, encode and commit one unit."""
+    def __call__(self, unit: Unit, careful: bool = False) -> UnitCounts:
+        """Fetch, decode, transform, encode and commit one unit.
+
+        Args:
+            unit: what to do.
+            careful: try each clip in a process of its own first, since one of them may kill the process.
+        """
         plan, counts = self._plan, UnitCounts()
-        done = ClipRows()
-        for clip in self._manifest.rows(unit.row_start, unit.row_stop):
-            counts.clips += 1
-            written, rejected = len(done.rows), len(done.rejects)
-            try:
-                extract_clip(clip, plan, done, counts)
-            except ClipError as error:  # the one place where an error becomes a reject
-                done.rejects.append(reject_row(clip, error))
-            if len(done.rejects) == rejected:
-                counts.clips_ok += 1
-            elif len(done.rows) > written:
-                counts.clips_partial += 1
-            else:
-                counts.clips_rejected += 1
-        counts.rows, counts.rejects = len(done.rows), len(done.rejects)
-        counts.reasons.update(row["error"] for row in done.rejects)
-        self._commit(unit, done, counts)
+        rejects: list[dict[str, Any]] = []
+        clips = self._manifest.rows(unit.row_start, unit.row_stop)
+        with (
+            storage.create(storage.join(plan.output_uri, shards.DATA, unit.name)) as file,
+            shards.Writer(file, plan.front_end, plan.grid.length, plan.config_digest, plan.buffer_bytes) as writer,
+        ):
+            trials = isolation.Trials(try_clip) if careful else None
+            for clip, opener in self._fetcher(clips):
+                counts.clips += unit.first_segment == 0
+                before = len(rejects)
+                try:
+                    if trials and not trials.survives(clip, plan, unit):
+                        raise CrashedClipError(storage.display(clip["uri"]), "decode", isolation.MESSAGE)
+                    extract_clip(clip, opener, plan, unit, writer, rejects, counts)
+                except ClipError as error:  # the one place where an error of a whole clip becomes a reject
+                    rejects.append(reject_row(clip, error))
+                counts.clips_rejected += len(rejects) > before
+            if trials:
+                trials.close()
+            counts.rows, counts.rejects = writer.rows, len(rejects)
+            counts.reasons.update(row["error"] for row in rejects)
+            writer.finish(counts.to_dict())
+            if rejects:  # before the data file appears: its presence is the commit
+                rejects_uri = storage.join(plan.output_uri, shards.REJECTS, unit.name)
+                storage.write_bytes(rejects_uri, shards.encode_rejects(rejects))
         return counts
 
     def close(self) -> None:
-        """Close the manifest."""
+        """Close the manifest and end the fetching threads."""
         self._manifest.close()
-
-    def _commit(self, unit: Unit, done: ClipRows, counts: UnitCounts) -> None:
-        """Rejects first: the data file's presence is the commit."""
-        plan = self._plan
-        n_frames = plan.front_end.n_frames(plan.segment_samples)
-        if done.rejects:
-            rejects_uri = storage.join(plan.output_uri, shards.REJECTS, unit.name)
-            storage.write_bytes(rejects_uri, shards.encode_rejects(done.rejects))
-        data = shards.encode(done.rows, done.pictures, plan.front_end, n_frames, plan.config_digest, counts.to_dict())
-        storage.write_bytes(storage.join(plan.output_uri, shards.DATA, unit.name), data)
+        self._fetcher.close()
 
 
-def extract_clip(clip: dict[str, Any], plan: ExtractPlan, done: ClipRows, counts: UnitCounts) -> None:
-    """Append the rows of one clip: each of its segments, the original and its augmented copies.
+def extract_clip(
+    clip: dict[str, Any],
+    opener: Opener,
+    plan: ExtractPlan,
+    unit: Unit,
+    writer: shards.Writer,
+    rejects: list[dict[str, Any]],
+    counts: UnitCounts,
+) -> None:
+    """Write the rows of one clip: of each segment that lies in the unit, the original and its augmented copies.
 
     Raises:
         ClipError: the clip as a whole can't be had.
     """
-    data = storage.read_bytes(clip["uri"], clip["etag"])
-    counts.bytes += len(data)
-    name = storage.display(clip["uri"])
-    audio = decode.decode(io.BytesIO(data), name, clip["start_s"], clip["end_s"])
-    counts.audio_s += audio.duration_s
-    counts.flags.update(audio.flags)
-    rate, length = plan.front_end.sample_rate, plan.segment_samples
-    samples = decode.resample(audio.samples, audio.sample_rate, rate)
-    for segment_index, start in enumerate(segment.segment_starts(len(samples), length, length, MIN_TAIL)):
-        part = samples[start : start + length]
-        for copy_index, transform_set in enumerate(plan.copy_sets):
-            try:
-                transform, changed = _copy(part, plan, clip, segment_index, copy_index, transform_set)
-            except ClipError as error:
-                done.rejects.append(reject_row(clip, error, segment_index, copy_index))
-                continue
-            padded, n_valid = segment.cut(changed, 0, length)
-            done.pictures.append(log_mel(padded, plan.front_end))
-            done.rows.append(
-                {
-                    "clip_id": clip["clip_id"],
-                    "uri": clip["uri"],
-                    "segment_index": segment_index,
-                    "start_s": (clip["start_s"] or 0.0) + start / rate,
-                    "copy_index": copy_index,
-                    "transform_set": transform_set,
-                    "transform_params": transform,
-                    "valid_frames": min(plan.front_end.n_frames(n_valid), plan.front_end.n_frames(length)),
-                    "labels": clip["labels"],
-                    "fold": clip["fold"],
-                    "source_id": clip["source_id"],
-                    "flags": audio.flags,
-                    "content_digest": audio.content_digest,
-                }
-            )
+    with Recording(opener(), storage.display(clip["uri"]), clip["start_s"], clip["end_s"]) as recording:
+        first, stop, total = _segments_of(unit, recording, plan.grid)
+        done = first
+        for part in _until_broken(segment.segments(recording, plan.grid, first, stop), clip, first, stop, rejects):
+            if isinstance(part, Segment):
+                _write_copies(part, clip, plan, writer, rejects)
+                counts.audio_s += part.source_s
+            done += 1
+        counts.segments += done - first
+        counts.bytes += clip["size_bytes"] if total is None else clip["size_bytes"] * (done - first) // total
+
+
+def _segments_of(unit: Unit, recording: Recording, grid: Grid) -> tuple[int, int | None, int | None]:
+    """Which segments of a recording lie in a unit, and how many it has; None where only reading it will tell."""
+    frames = recording.n_frames
+    total = None if frames is None else int(grid.count_frames(frames, recording.sample_rate))
+    if unit.segments_total and total != unit.segments_total:
+        message = f"planned as {unit.segments_total} segments, it has {'unknown' if total is None else total} now"
+        raise ChangedClipError(recording.name, "decode", f"{message}; make the manifest anew")
+    return unit.first_segment, unit.stop_segment or total, total
+
+
+def _until_broken(
+    segments: Iterator[Segment], clip: dict[str, Any], first: int, stop: int | None, rejects: list[dict[str, Any]]
+) -> Iterator[Segment | None]:
+    """The segments; None for one that is no sound. Where the file breaks off after some, the rest are rejected.
+
+    Raises:
+        ClipError: broken from the first one on.
+    """
+    index = first
+    try:
+        for part in segments:
+            if not part.finite:
+                name = storage.display(clip["uri"])
+                error = DecodeError(name, "decode", "samples that are NaN, infinite or beyond all measure")
+                rejects.append(reject_row(clip, error, part.index))
+            yield part if part.finite else None
+            index += 1
+    except ClipError as error:
+        if index == first:
+            raise
+        for rest in range(index, stop or index + 1):
+            rejects.append(reject_row(clip, error, rest))
+            yield None
+
+
+def _write_copies(
+    part: Segment, clip: dict[str, Any], plan: ExtractPlan, writer: shards.Writer, rejects: list[dict[str, Any]]
+) -> None:
+    front_end, length = plan.front_end, plan.grid.length
+    for copy_index, transform_set in enumerate(plan.copy_sets):
+        try:
+            transform, changed = _copy(part, plan, clip, copy_index, transform_set)
+        except ClipError as error:
+            rejects.append(reject_row(clip, error, part.index, copy_index))
+            continue
+        writer.add(
+            {
+                "clip_id": clip["clip_id"],
+                "uri": clip["uri"],
+                "segment_index": part.index,
+                "start_s": (clip["start_s"] or 0.0) + part.start_s,
+                "copy_index": copy_index,
+                "transform_set": transform_set,
+                "transform_params": transform,
+                "valid_frames": front_end.n_frames(min(len(changed), length)),
+                "labels": clip["labels"],
+                "fold": clip["fold"],
+                "source_id": clip["source_id"],
+                "flags": part.flags,
+                "content_digest": part.content_digest,
+            },
+            log_mel(segment.cut(changed, length), front_end),
+        )
 
 
 def _copy(
-    part: np.ndarray,
-    plan: ExtractPlan,
-    clip: dict[str, Any],
-    segment_index: int,
-    copy_index: int,
-    transform_set: str,
+    part: Segment, plan: ExtractPlan, clip: dict[str, Any], copy_index: int, transform_set: str
 ) -> tuple[str, np.ndarray]:
     """The parameters of a copy as JSON, and its samples: as long as the transform makes them."""
     if transform_set == augment.ORIGINAL:
-        return "{}", part
-    rng = augment.rng_of(plan.seed, clip["clip_id"], segment_index, copy_index)
+        return "{}", part.samples
+    rng = augment.rng_of(plan.seed, clip["clip_id"], part.index, copy_index)
     transform = augment.TRANSFORM_SETS[transform_set].draw(rng)
-    changed = augment.apply(transform, part, plan.front_end.sample_rate, storage.display(clip["uri"]))
+    changed = augment.apply(transform, part.samples, plan.front_end.sample_rate, storage.display(clip["uri"]))
     return transform.to_json(), changed
+
+
+def try_clip(clip: dict[str, Any], plan: ExtractPlan, unit: Unit) -> None:
+    """All that is done with a clip, and nothing kept: to see whether it kills its process."""
+    fetcher = Fetcher(plan.buffer_bytes)
+    writer = shards.Writer(None, plan.front_end, plan.grid.length, plan.config_digest, plan.buffer_bytes)
+    try:
+        for found, opener in fetcher([clip]):
+            extract_clip(found, opener, plan, unit, writer, [], UnitCounts())
+    except ClipError:
+        pass  # its turn comes when the unit is made
+    finally:
+        fetcher.close()
 
 
 def reject_row(
     clip: dict[str, Any], error: ClipError, segment_index: int | None = None, copy_index: int | None = None
 ) -> dict[str, Any]:
-    """A row of the rejects."""
+    """A row of the rejects; no segment stands for the whole clip, or what of it lies in the unit, no copy for all."""
     return {
         "clip_id": clip["clip_id"],
         "uri": clip["uri"],

@@ -8,7 +8,7 @@ SCHEMA_VERSION = "1"
 META_VERSION = b"audioclf.schema_version"
 META_FRONT_END = b"audioclf.front_end"
 META_CONFIG_DIGEST = b"audioclf.config_digest"
-META_UNIT = b"audioclf.unit"  # JSON: the counters of this unit of work
+META_UNIT = b"audioclf.unit"  # JSON: the counters of this unit of work; of the file, known when it ends
 
 MANIFEST = pa.schema(
     [
@@ -43,8 +43,8 @@ REJECT = pa.schema(
 )
 
 
-def shard(n_mels: int, n_frames: int) -> pa.Schema:
-    """The schema of a spectrogram shard whose rows hold log-mel pictures of one shape."""
+def shard(n_features: int, n_frames: int) -> pa.Schema:
+    """The schema of a spectrogram shard whose rows hold pictures of one shape."""
     return pa.schema(
         [
             pa.field("clip_id", pa.string(), nullable=False),
@@ -54,7 +54,7 @@ def shard(n_mels: int, n_frames: int) -> pa.Schema:
             pa.field("copy_index", pa.int32(), nullable=False),  # 0: the original
             pa.field("transform_set", pa.string(), nullable=False),
             pa.field("transform_params", pa.string(), nullable=False),  # JSON
-            pa.field("log_mel", pa.fixed_shape_tensor(pa.float16(), [n_mels, n_frames]), nullable=False),
+            pa.field("log_mel", pa.fixed_shape_tensor(pa.float16(), [n_features, n_frames]), nullable=False),
             pa.field("valid_frames", pa.int32(), nullable=False),  # frames beyond it are padding
             pa.field("labels", pa.list_(pa.string()), nullable=False),
             pa.field("fold", pa.int32()),

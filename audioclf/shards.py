@@ -9,7 +9,7 @@ import io
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -24,52 +24,78 @@ DATA, REJECTS = "data", "rejects"
 """Folders of a run directory."""
 
 
-def encode(
-    rows: Sequence[dict[str, Any]],
-    pictures: Sequence[np.ndarray],
-    front_end: FrontEnd,
-    n_frames: int,
-    config_digest: str,
-    counts: dict[str, Any],
-) -> bytes:
-    """A Parquet file of N rows.
+class Writer:
+    """Writes a shard piece by piece, so that memory does not grow with its length.
 
     Args:
-        rows: N dictionaries of every column but log_mel.
-        pictures: N arrays [n_mels, n_frames], float32, dB; stored as float16.
-        front_end: goes into the file's metadata, as do config_digest and counts.
-        n_frames: frames of each picture; needed where there are no rows.
+        file: to write to; None: encode, and keep nothing.
+        front_end: goes into the file's metadata, as does config_digest.
+        segment_samples: of each segment, at the front end's rate.
         config_digest: of the run's configuration.
-        counts: of the unit of work.
+        buffer_bytes: of pictures held; a row group is written when there are more.
     """
-    target = schema.shard(front_end.n_mels, n_frames)
-    columns = {name: [row[name] for row in rows] for name in target.names if name != "log_mel"}
-    # One flat buffer: pa.array over a list of arrays is twenty times slower.
-    flat = np.empty((len(rows), front_end.n_mels, n_frames), np.float16)
-    for row, picture in zip(flat, pictures, strict=True):
-        row[...] = picture
-    storage_array = pa.FixedSizeListArray.from_arrays(pa.array(flat.reshape(-1)), front_end.n_mels * n_frames)
-    columns["log_mel"] = pa.ExtensionArray.from_storage(target.field("log_mel").type, storage_array)
-    metadata = {
-        schema.META_VERSION: schema.SCHEMA_VERSION,
-        schema.META_FRONT_END: json.dumps(front_end.to_dict(), sort_keys=True),
-        schema.META_CONFIG_DIGEST: config_digest,
-        schema.META_UNIT: json.dumps(counts, sort_keys=True),
-    }
-    table = pa.table(columns, schema=target.with_metadata(metadata))
-    buffer = io.BytesIO()
-    # Byte planes with zstd 1 and no statistics: of the typed encodings tried the fastest to write and to read, and
-    # a quarter smaller than pyarrow's default.
-    pq.write_table(
-        table,
-        buffer,
-        compression="zstd",
-        compression_level=1,
-        use_dictionary=[name for name in target.names if name != "log_mel"],  # pyright: ignore[reportArgumentType]
-        write_statistics=["clip_id", "fold", "copy_index"],  # pyright: ignore[reportArgumentType]
-        column_encoding={"log_mel.list.element": "BYTE_STREAM_SPLIT"},
-    )
-    return buffer.getvalue()
+
+    def __init__(
+        self,
+        file: BinaryIO | None,
+        front_end: FrontEnd,
+        segment_samples: int,
+        config_digest: str,
+        buffer_bytes: int = 128 << 20,
+    ):
+        shape = front_end.n_features, front_end.n_frames(segment_samples)
+        metadata = {
+            schema.META_VERSION: schema.SCHEMA_VERSION,
+            schema.META_FRONT_END: json.dumps(front_end.to_dict(), sort_keys=True),
+            schema.META_CONFIG_DIGEST: config_digest,
+        }
+        self._schema = schema.shard(*shape).with_metadata(metadata)
+        self._shape = shape
+        self._group_rows = max(1, buffer_bytes // (2 * shape[0] * shape[1]))
+        self._rows: list[dict[str, Any]] = []
+        self._pictures: list[np.ndarray] = []
+        self.rows = 0
+        # Plain values, zstd 1, no dictionary and no statistics of the pictures: half of what pyarrow's defaults take to
+        # write. Byte planes would be a sixth smaller, but DuckDB does not read them.
+        names = [name for name in self._schema.names if name != "log_mel"]
+        self._parquet = pq.ParquetWriter(
+            file or pa.MockOutputStream(),
+            self._schema,
+            compression="zstd",
+            compression_level=1,
+            use_dictionary=names,  # pyright: ignore[reportArgumentType]
+            write_statistics=["clip_id", "fold", "copy_index"],  # pyright: ignore[reportArgumentType]
+        )
+
+    def __enter__(self) -> "Writer":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._parquet.close()
+
+    def add(self, row: dict[str, Any], picture: np.ndarray) -> None:
+        """A row of every column but log_mel, and its picture [n_features, n_frames]; stored as float16."""
+        self._rows.append(row)
+        self._pictures.append(picture.astype(np.float16))
+        self.rows += 1
+        if len(self._rows) == self._group_rows:
+            self._write_group()
+
+    def finish(self, counts: dict[str, Any]) -> None:
+        """Write what is held, and the counts of the unit of work."""
+        if self._rows or not self.rows:
+            self._write_group()
+        self._parquet.add_key_value_metadata({schema.META_UNIT: json.dumps(counts, sort_keys=True).encode()})
+        self._parquet.close()
+
+    def _write_group(self) -> None:
+        columns = {name: [row[name] for row in self._rows] for name in self._schema.names if name != "log_mel"}
+        # One flat buffer: pa.array over a list of arrays is twenty times slower.
+        flat = np.stack(self._pictures) if self._pictures else np.empty((0, *self._shape), np.float16)
+        values = pa.FixedSizeListArray.from_arrays(pa.array(flat.reshape(-1)), self._shape[0] * self._shape[1])
+        columns["log_mel"] = pa.ExtensionArray.from_storage(self._schema.field("log_mel").type, values)
+        self._parquet.write_table(pa.table(columns, schema=self._schema), row_group_size=max(1, len(self._rows)))
+        self._rows, self._pictures = [], []
 
 
 def encode_rejects(rejects: Sequence[dict[str, Any]]) -> bytes:
@@ -103,6 +129,21 @@ def read_table(uri: str, columns: list[str] | None = None) -> pa.Table:
             return pq.read_table(file, columns=columns)
         except pa.ArrowInvalid as error:
             raise SchemaError(f"{storage.display(uri)}: damaged, or not a Parquet file: {error}") from error
+
+
+def read_unit(uri: str, columns: list[str]) -> tuple[pa.Table, dict[str, Any]]:
+    """Some columns of a shard, and the counts of the unit of work that made it.
+
+    Raises:
+        SchemaError: not a shard.
+    """
+    with storage.open_ranged(uri) as source:
+        try:
+            file = pq.ParquetFile(source)
+            counts = json.loads((file.metadata.metadata or {})[schema.META_UNIT])
+            return file.read(columns), counts
+        except (pa.ArrowInvalid, KeyError, ValueError) as error:
+            raise SchemaError(f"{storage.display(uri)}: damaged, or not a shard: {error}") from error
 
 
 def read_metadata(uri: str) -> dict[bytes, bytes]:

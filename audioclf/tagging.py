@@ -1,19 +1,27 @@
 """A unit of recordings → the tags of their windows: what one tagging task does. Plain torch, no Ray."""
 
 import io
+from collections import Counter
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from audioclf import checkpoint, inference, manifest, schema, shards, storage
-from audioclf.audio import decode, segment
-from audioclf.audio.frontend import log_mel
-from audioclf.errors import ClipError
+from audioclf import checkpoint, inference, isolation, manifest, schema, shards, storage
+from audioclf.audio import segment
+from audioclf.audio.frontend import FrontEnd, log_mel
+from audioclf.audio.recording import Recording
+from audioclf.audio.segment import Grid, Segment
+from audioclf.errors import ClipError, CrashedClipError, DecodeError
 from audioclf.extraction import reject_row
+from audioclf.fetch import Fetcher, Opener
 from audioclf.units import Unit
+
+AHEAD_BYTES = 64 << 20
+"""Of recordings fetched before their turn."""
 
 RECORDINGS = "recordings"
 """Folder of a run directory: one row a recording, what the ledger is made of."""
@@ -32,6 +40,12 @@ class TagPlan:
     threshold: float
     batch_size: int
 
+    def grid(self, front_end: FrontEnd) -> Grid:
+        """Where windows begin; the last part of a recording is a window too, however short."""
+        rate = front_end.sample_rate
+        length, hop = (segment.segment_samples(seconds, rate) for seconds in (self.window_s, self.hop_s))
+        return Grid(rate, length, hop, min_tail=0.0)
+
 
 @dataclass
 class UnitTags:
@@ -48,6 +62,7 @@ class UnitTags:
         return {
             "clips": len(self.recordings),
             "clips_rejected": len(self.rejects),
+            "reasons": dict(Counter(row["error"] for row in self.rejects)),
             "tags": len(self.tags),
             "windows": self.windows,
             "audio_s": self.audio_s,
@@ -62,62 +77,77 @@ class UnitTagger:
         self._plan = plan
         self._manifest = manifest.SliceReader(plan.manifest_uri)
         self._checkpoint = checkpoint.load(plan.checkpoint_uri)
+        self._fetcher = Fetcher(AHEAD_BYTES)
 
-    def __call__(self, unit: Unit) -> dict[str, Any]:
-        """Fetch, decode, cut into windows, classify and commit one unit; gives its counts."""
+    def __call__(self, unit: Unit, careful: bool = False) -> dict[str, Any]:
+        """Fetch, decode, cut into windows, classify and commit one unit; gives its counts.
+
+        Args:
+            unit: what to do.
+            careful: decode each recording in a process of its own first, since one may kill the process.
+        """
         done = UnitTags()
-        for recording in self._manifest.rows(unit.row_start, unit.row_stop):
+        trials = isolation.Trials(_decode) if careful else None
+        for recording, opener in self._fetcher(self._manifest.rows(unit.row_start, unit.row_stop)):
+            tagged = len(done.tags)
             try:
-                self._tag(recording, done)
+                if trials and not trials.survives(recording, self._plan.grid(self._checkpoint.front_end)):
+                    raise CrashedClipError(storage.display(recording["uri"]), "decode", isolation.MESSAGE)
+                self._tag(recording, opener, done)
             except ClipError as error:  # the one place where an error becomes a reject
+                del done.tags[tagged:]
                 done.rejects.append(reject_row(recording, error))
                 done.recordings.append(_recording_row(recording, "rejected"))
+        if trials:
+            trials.close()
         self._commit(unit, done)
         return done.counts()
 
-    def _tag(self, recording: dict[str, Any], done: UnitTags) -> None:
-        plan, front_end = self._plan, self._checkpoint.front_end
-        data = storage.read_bytes(recording["uri"], recording["etag"])
-        done.bytes += len(data)
-        audio = decode.decode(
-            io.BytesIO(data), storage.display(recording["uri"]), recording["start_s"], recording["end_s"]
-        )
-        done.audio_s += audio.duration_s
-        samples = decode.resample(audio.samples, audio.sample_rate, front_end.sample_rate)
-        length = segment.segment_samples(plan.window_s, front_end.sample_rate)
-        hop = segment.segment_samples(plan.hop_s, front_end.sample_rate)
-        starts = segment.segment_starts(len(samples), length, hop, min_tail=0.0)
-        probabilities = np.concatenate(
-            [
-                self._classify([segment.cut(samples, start, length) for start in starts[i : i + plan.batch_size]])
-                for i in range(0, len(starts), plan.batch_size)
-            ]
-        )
-        done.windows += len(starts)
-        for start, window in zip(starts, probabilities, strict=True):
-            start_s = start / front_end.sample_rate
-            end_s = min(start_s + plan.window_s, audio.duration_s)
-            offset_s = recording["start_s"] or 0.0
-            done.tags += self._tag_rows(recording, offset_s + start_s, offset_s + end_s, window)
-        mean = probabilities.mean(axis=0)
-        names = self._checkpoint.vocabulary.names
+    def close(self) -> None:
+        """Close the manifest and end the fetching threads."""
+        self._manifest.close()
+        self._fetcher.close()
+
+    def _tag(self, recording: dict[str, Any], opener: Opener, done: UnitTags) -> None:
+        plan, vocabulary = self._plan, self._checkpoint.vocabulary
+        offset_s = recording["start_s"] or 0.0
+        n_windows, duration_s = 0, 0.0
+        total = np.zeros(len(vocabulary))
+        with Recording(opener(), storage.display(recording["uri"]), recording["start_s"], recording["end_s"]) as sound:
+            windows = segment.segments(sound, plan.grid(self._checkpoint.front_end))
+            while batch := list(islice(windows, plan.batch_size)):
+                if any(not window.finite for window in batch):
+                    raise DecodeError(sound.name, "decode", "samples that are NaN, infinite or beyond all measure")
+                probabilities = self._classify(batch)
+                duration_s += sum(window.source_s for window in batch)
+                end_s = sound.n_frames / sound.sample_rate if sound.n_frames else np.inf
+                for window, of_window in zip(batch, probabilities, strict=True):
+                    stop_s = min(window.start_s + plan.window_s, end_s)
+                    done.tags += self._tag_rows(recording, offset_s + window.start_s, offset_s + stop_s, of_window)
+                n_windows += len(batch)
+                total += probabilities.sum(axis=0)
+        done.windows += n_windows
+        done.audio_s += duration_s
+        done.bytes += recording["size_bytes"]
+        mean = total / n_windows
         best = int(mean.argmax())
         done.recordings.append(
             {
                 **_recording_row(recording, "ok"),
-                "duration_s": audio.duration_s,
-                "windows": len(starts),
-                "top_tag": names[best],
+                "duration_s": duration_s,
+                "windows": n_windows,
+                "top_tag": vocabulary.names[best],
                 "top_probability": float(mean[best]),
             }
         )
 
-    def _classify(self, windows: list[tuple[np.ndarray, int]]) -> np.ndarray:
-        """[W, C] probabilities of padded windows with their numbers of real samples."""
+    def _classify(self, windows: list[Segment]) -> np.ndarray:
+        """[W, C] probabilities."""
         front_end = self._checkpoint.front_end
+        length = self._plan.grid(front_end).length
         # Through float16, like the shards the network was trained on.
-        pictures = np.stack([log_mel(samples, front_end).astype(np.float16) for samples, _ in windows])
-        valid = np.array([front_end.n_frames(n_valid) for _, n_valid in windows])
+        pictures = np.stack([log_mel(segment.cut(w.samples, length), front_end).astype(np.float16) for w in windows])
+        valid = np.array([front_end.n_frames(len(window.samples)) for window in windows])
         multi_label = self._checkpoint.vocabulary.multi_label
         return inference.predict(self._checkpoint.network, pictures, valid, multi_label, self._plan.batch_size)
 
@@ -150,6 +180,20 @@ class UnitTagger:
         recordings = storage.join(output, RECORDINGS, unit.name)
         storage.write_bytes(recordings, encode(done.recordings, schema.RECORDING))
         storage.write_bytes(storage.join(output, shards.DATA, unit.name), encode(done.tags, schema.TAG))
+
+
+def _decode(recording: dict[str, Any], grid: Grid) -> None:
+    """Decode a recording and keep nothing: to see whether it kills its process."""
+    fetcher = Fetcher(AHEAD_BYTES)
+    try:
+        for found, opener in fetcher([recording]):
+            with Recording(opener(), storage.display(found["uri"]), found["start_s"], found["end_s"]) as sound:
+                for _ in segment.segments(sound, grid):
+                    pass
+    except ClipError:
+        pass  # its turn comes when the unit is made
+    finally:
+        fetcher.close()
 
 
 def encode(rows: list[dict[str, Any]], target: pa.Schema) -> bytes:

@@ -7,24 +7,29 @@ import numpy as np
 # Used where a duration is unknown: bytes of 16-bit mono at 44.1 kHz, the archive's most common form.
 ASSUMED_BYTES_PER_S = 88_200
 
-MAX_UNIT_CLIPS = 250
+MAX_UNIT_SEGMENTS = 250
 """Large enough that a task's overhead does not count, small enough to be redone without regret."""
 
 MIN_UNITS = 32
-"""Small collections are cut finer than MAX_UNIT_CLIPS, so that work spreads and a resume saves something."""
+"""Small collections are cut finer than MAX_UNIT_SEGMENTS, so that work spreads and a resume saves something."""
 
-MIN_UNIT_CLIPS = 8
+MIN_UNIT_SEGMENTS = 8
 
 MAX_UNIT_S = 3600.0
 
 
 @dataclass(frozen=True)
 class Unit:
-    """Rows [row_start, row_stop) of a manifest."""
+    """Rows [row_start, row_stop) of a manifest, or some segments of a single row: a long recording."""
 
     index: int
     row_start: int
     row_stop: int
+    first_segment: int = 0
+    stop_segment: int = 0
+    """0: all there are."""
+    segments_total: int = 0
+    """Of the recording, where only some of its segments are the unit's."""
 
     @property
     def name(self) -> str:
@@ -32,10 +37,10 @@ class Unit:
         return f"unit-{self.index:07d}.parquet"
 
 
-def default_unit_clips(n_clips: int, rows_per_clip: int = 1) -> int:
-    """Clips in a unit: from the size of the collection alone, so that every run cuts alike."""
-    clips = min(MAX_UNIT_CLIPS, max(MIN_UNIT_CLIPS, n_clips // MIN_UNITS))
-    return max(1, clips // rows_per_clip)
+def default_unit_segments(n_segments: int, rows_per_segment: int = 1) -> int:
+    """Segments in a unit: from the size of the collection alone, so that every run cuts alike."""
+    segments = min(MAX_UNIT_SEGMENTS, max(MIN_UNIT_SEGMENTS, n_segments // MIN_UNITS))
+    return max(1, segments // rows_per_segment)
 
 
 def audio_seconds(duration_s: np.ndarray, size_bytes: np.ndarray) -> np.ndarray:
@@ -43,21 +48,56 @@ def audio_seconds(duration_s: np.ndarray, size_bytes: np.ndarray) -> np.ndarray:
     return np.where(np.isnan(duration_s), size_bytes / ASSUMED_BYTES_PER_S, duration_s)
 
 
-def plan_units(seconds: np.ndarray, max_clips: int, max_unit_s: float) -> list[Unit]:
-    """Cut N rows into units of at most max_clips clips and max_unit_s seconds, or of a single longer clip.
+def is_plain_pcm(
+    size_bytes: np.ndarray, duration_s: np.ndarray, sample_rate: np.ndarray, channels: np.ndarray
+) -> np.ndarray:
+    """[N] whether a file is as large as uncompressed samples are: it can be read from anywhere, at no cost.
+
+    A file of another kind that passes by chance is still read right, only with a longer way to its parts.
+    """
+    with np.errstate(invalid="ignore", divide="ignore"):
+        value_bytes = size_bytes / (duration_s * sample_rate * channels)
+        whole = np.round(value_bytes)
+        return np.isin(whole, (1, 2, 3, 4, 8)) & (np.abs(value_bytes - whole) < 1e-3 * whole)
+
+
+def plan_units(
+    n_segments: np.ndarray, seconds: np.ndarray, splittable: np.ndarray, max_segments: int, max_unit_s: float
+) -> list[Unit]:
+    """Cut N rows into units of at most max_segments segments and max_unit_s seconds.
+
+    A longer row that is splittable becomes several units, one that is not a unit of its own.
 
     Args:
-        seconds: [N] of each clip.
-        max_clips: bound on rows.
-        max_unit_s: bound on seconds.
+        n_segments: [N] of each row; exact where it is splittable.
+        seconds: [N] of each row.
+        splittable: [N].
+        max_segments, max_unit_s: bounds.
     """
-    ends = np.cumsum(seconds)
+    segment_ends, second_ends = np.cumsum(n_segments), np.cumsum(seconds)
+    long = np.flatnonzero(splittable & (n_segments > 1) & ((n_segments > max_segments) | (seconds > max_unit_s)))
     units: list[Unit] = []
-    start = 0
-    while start < len(seconds):
-        before = ends[start - 1] if start else 0.0
-        fits = int(np.searchsorted(ends, before + max_unit_s, side="right"))
-        stop = min(max(fits, start + 1), start + max_clips, len(seconds))
-        units.append(Unit(len(units), start, stop))
-        start = stop
+    row = 0
+    for stop_row in [*long.tolist(), len(n_segments)]:
+        while row < stop_row:
+            segments_before, seconds_before = (ends[row - 1] if row else 0 for ends in (segment_ends, second_ends))
+            fits = min(
+                int(np.searchsorted(segment_ends, segments_before + max_segments, side="right")),
+                int(np.searchsorted(second_ends, seconds_before + max_unit_s, side="right")),
+            )
+            stop = min(max(fits, row + 1), stop_row)
+            units.append(Unit(len(units), row, stop))
+            row = stop
+        if row < len(n_segments):
+            units += _parts(len(units), row, int(n_segments[row]), float(seconds[row]), max_segments, max_unit_s)
+            row += 1
     return units
+
+
+def _parts(index: int, row: int, total: int, seconds: float, max_segments: int, max_unit_s: float) -> list[Unit]:
+    """The units of one long recording."""
+    step = max(1, min(max_segments, int(max_unit_s * total / seconds)))
+    return [
+        Unit(index + i, row, row + 1, first, min(first + step, total), total)
+        for i, first in enumerate(range(0, total, step))
+    ]

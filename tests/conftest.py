@@ -5,12 +5,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import boto3
+import hypothesis
 import numpy as np
 import pytest
 import soundfile
 from moto.server import ThreadedMotoServer
 
 from audioclf import s3
+
+# A test's time depends on what else the machine does; a test that hangs ends by pytest's own timeout.
+hypothesis.settings.register_profile("any machine", deadline=None)
+hypothesis.settings.load_profile("any machine")
 
 
 @pytest.fixture

@@ -65,6 +65,11 @@ def gpus() -> int:
     return int(ray.cluster_resources().get("GPU", 0))
 
 
+def memory_mb() -> int:
+    """Memory of the cluster that workers may ask for (MB)."""
+    return int(ray.cluster_resources().get("memory", 0) / 1e6)
+
+
 def own_error(error: BaseException) -> BaseException:
     """The AudioclfError that Ray wrapped, or the error itself."""
     waiting: list[BaseException | None] = [error]

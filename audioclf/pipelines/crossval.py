@@ -21,6 +21,7 @@ EVALUATION_BATCH = 16
 
 def run(config: CrossvalConfig) -> str:
     """Train what is not yet trained, predict each fold by the networks that never saw it, measure."""
+    storage.reach(*config.shards, config.output)
     shard_uris = tuple(storage.to_uri(uri) for uri in config.shards)
     how = training_of(config)
     check(shard_uris, how, None)

@@ -3,6 +3,8 @@
 import logging
 import math
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +12,8 @@ import pyarrow as pa
 
 from audioclf import conservation, manifest, rundir, shards, storage, units
 from audioclf.audio import augment
-from audioclf.audio.frontend import get_front_end
+from audioclf.audio.frontend import FrontEnd, get_front_end
+from audioclf.audio.segment import Grid
 from audioclf.config import ExtractConfig
 from audioclf.errors import ConfigError
 from audioclf.extraction import ExtractPlan, UnitExtractor
@@ -23,37 +26,41 @@ from audioclf.units import Unit
 
 log = logging.getLogger("audioclf")
 
-PLAN_COLUMNS = ["clip_id", "uri", "size_bytes", "duration_s", "start_s", "end_s"]
+PLAN_COLUMNS = ["clip_id", "size_bytes", "duration_s", "sample_rate", "channels", "start_s", "end_s"]
+
+LIBRARIES_MB = 400
+"""What of a worker's memory its libraries take."""
 
 
 def run(config: ExtractConfig) -> str:
     """Plan units, process those not yet committed, check that nothing is lost, sum up."""
     began = time.monotonic()
     augment.check_transform_sets(config.augment)
+    front_end = get_front_end(config.frontend)
+    storage.reach(config.manifest, config.output)
     clips = manifest.read(storage.to_uri(config.manifest), PLAN_COLUMNS)
     table = clips.table.slice(0, config.limit)
     if len(table) == 0:
         raise ConfigError(f"{config.manifest}: the manifest holds no clips")
     directory = RunDirectory(config.output)
     segment_s = config.segment_s or _bound_segment_s(directory) or _longest_clip_s(table, config)
-    plan, binding = _plan(config, clips, len(table), segment_s, directory)
-    work = _units(table, plan, config)
+    plan, work, binding = _plan(config, front_end, clips, table, segment_s, directory)
     committed = directory.committed(shards.DATA)
     due = [unit for unit in work if unit.name not in committed]
     log.info(
-        "extract: %s clips in %s units, %s of them done before; segments of %.3f s, %d rows each",
+        "extract: %s clips in %s units, %s of them done before; segments of %.3f s, %d rows each (planned in %.1f s)",
         f"{len(table):,}", f"{len(work):,}", f"{len(work) - len(due):,}", segment_s, len(plan.copy_sets),
+        time.monotonic() - began,
     )  # fmt: skip
     if config.dry_run:
         return "ok"
     directory.bind("extract", binding, {"manifest": config.manifest, "max_reject_fraction": config.max_reject_fraction})
     if due:
         storage.remove(directory.at(rundir.SUCCESS))
-    progress = Progress("extract", sum(unit.row_stop - unit.row_start for unit in due), began)
+    progress = Progress("extract", _clips_in(due), began)
     if due:
-        for counts in run_units(_make, plan, due, config.num_actors):
-            rejected = counts["clips_rejected"] + counts["clips_partial"]
-            progress.add(counts["clips"], rejected, counts["audio_s"], counts["bytes"])
+        for counts in run_units(_make, plan, due, config.num_actors, config.memory_mb):
+            progress.add(counts)
         progress.close()
     totals = conservation.check(plan, work, table["clip_id"])
     summary = _summary(totals, progress, config.max_reject_fraction)
@@ -62,27 +69,25 @@ def run(config: ExtractConfig) -> str:
     return summary["status"]
 
 
-def _make(plan: ExtractPlan) -> Any:
+def _make(plan: ExtractPlan) -> Callable[[Unit, bool], dict[str, Any]]:
     extractor = UnitExtractor(plan)
-    return lambda unit: extractor(unit).to_dict()
+    return lambda unit, careful: extractor(unit, careful).to_dict()
+
+
+def _clips_in(due: list[Unit]) -> int:
+    """Clips that begin in these units."""
+    return sum(unit.row_stop - unit.row_start for unit in due if unit.first_segment == 0)
 
 
 def _plan(
-    config: ExtractConfig, clips: ManifestFile, n_clips: int, segment_s: float, directory: RunDirectory
-) -> tuple[ExtractPlan, dict[str, Any]]:
-    """The plan, and the part of the configuration that the output depends on."""
-    front_end = get_front_end(config.frontend)
-    unit_clips = config.unit_clips or units.default_unit_clips(n_clips, 1 + len(config.augment) * config.copies)
-    binding = {
-        "manifest_digest": clips.digest,
-        "limit": config.limit,
-        "front_end": front_end.to_dict(),
-        "segment_s": segment_s,
-        "augment": list(config.augment),
-        "copies": config.copies if config.augment else 0,
-        "seed": config.seed,
-        "unit_clips": unit_clips,
-    }
+    config: ExtractConfig,
+    front_end: FrontEnd,
+    clips: ManifestFile,
+    table: pa.Table,
+    segment_s: float,
+    directory: RunDirectory,
+) -> tuple[ExtractPlan, list[Unit], dict[str, Any]]:
+    """The plan, its units, and the part of the configuration that the output depends on."""
     plan = ExtractPlan(
         manifest_uri=clips.uri,
         output_uri=directory.uri,
@@ -91,16 +96,43 @@ def _plan(
         transform_sets=config.augment,
         copies=config.copies,
         seed=config.seed,
-        config_digest=rundir.config_digest(binding),
+        config_digest="",
+        # Fetched files, pictures held, their stacked copy and its encoding.
+        buffer_bytes=(config.memory_mb - LIBRARIES_MB) * 1_000_000 // 6,
     )
-    return plan, binding
-
-
-def _units(table: pa.Table, plan: ExtractPlan, config: ExtractConfig) -> list[Unit]:
-    seconds = units.audio_seconds(table["duration_s"].to_numpy(), table["size_bytes"].to_numpy())
     rows = len(plan.copy_sets)
-    unit_clips = config.unit_clips or units.default_unit_clips(len(table), rows)
-    return units.plan_units(seconds, unit_clips, units.MAX_UNIT_S / rows)
+    n_segments, seconds, splittable = _extent(table, plan.grid)
+    unit_segments = config.unit_segments or units.default_unit_segments(int(n_segments.sum()), rows)
+    work = units.plan_units(n_segments, seconds, splittable, unit_segments, units.MAX_UNIT_S / rows)
+    binding = {
+        "manifest_digest": clips.digest,
+        "limit": config.limit,
+        "front_end": front_end.to_dict(),
+        "segment_s": segment_s,
+        "augment": list(config.augment),
+        "copies": config.copies if config.augment else 0,
+        "seed": config.seed,
+        "unit_segments": unit_segments,
+    }
+    return replace(plan, config_digest=rundir.config_digest(binding)), work, binding
+
+
+def _extent(table: pa.Table, grid: Grid) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """[N] segments and seconds of each clip, guessed where the manifest does not say, and whether it can be split."""
+    columns = {name: table[name].to_numpy() for name in PLAN_COLUMNS if name != "clip_id"}
+    whole_s, rate = columns["duration_s"], columns["sample_rate"]
+    known = ~(np.isnan(whole_s) | np.isnan(rate))
+    splittable = known & units.is_plain_pcm(columns["size_bytes"], whole_s, rate, columns["channels"])
+    guessed_s = units.audio_seconds(whole_s, columns["size_bytes"])
+    rate = np.where(known, rate, grid.sample_rate).astype(np.int64)
+    frames = np.rint(guessed_s * rate).astype(np.int64)
+    # As the worker cuts a part of a file: at the nearest frames, within the file.
+    first = np.minimum(np.rint(np.nan_to_num(columns["start_s"]) * rate).astype(np.int64), frames)
+    last = np.minimum(
+        np.rint(np.where(np.isnan(columns["end_s"]), 1e9, columns["end_s"]) * rate).astype(np.int64), frames
+    )
+    frames = np.where(np.isnan(columns["end_s"]), frames, last) - first
+    return grid.count_frames(np.maximum(frames, 0), rate), np.maximum(frames, 0) / rate, splittable
 
 
 def _bound_segment_s(directory: RunDirectory) -> float | None:
@@ -112,23 +144,25 @@ def _bound_segment_s(directory: RunDirectory) -> float | None:
 def _longest_clip_s(table: pa.Table, config: ExtractConfig) -> float:
     """The longest clip's duration, at most the bound; headers are read where the manifest has no durations."""
     durations = table["duration_s"].to_numpy().copy()
-    for i in np.flatnonzero(np.isnan(durations)):
-        if (end_s := table["end_s"][i].as_py()) is not None:
-            durations[i] = end_s - (table["start_s"][i].as_py() or 0)
+    starts, ends = np.nan_to_num(table["start_s"].to_numpy()), table["end_s"].to_numpy()
+    durations = np.where(np.isnan(ends), durations - starts, ends - starts)
+    if np.nanmax(durations, initial=0) >= config.max_segment_s:
+        return config.max_segment_s  # no other clip can change that
     unknown = np.flatnonzero(np.isnan(durations))
     if len(unknown):
         log.info("extract: reading %s headers for the longest clip (--segment-s S saves this)", f"{len(unknown):,}")
-        infos = probe_all([table["uri"][int(i)].as_py() for i in unknown])
-        durations[unknown] = [math.nan if info is None else info.duration_s for info in infos]
+        uris = manifest.read(storage.to_uri(config.manifest), ["uri"]).table["uri"].take(pa.array(unknown)).to_pylist()
+        infos = probe_all(uris)
+        found = np.array([math.nan if info is None else info.duration_s or math.nan for info in infos])
+        durations[unknown] = found - starts[unknown]
     if np.isnan(durations).all() or not (longest := float(np.nanmax(durations))) > 0:
         raise ConfigError(f"{config.manifest}: no clip's header can be read; give --segment-s to go on regardless")
     return min(longest, config.max_segment_s)
 
 
 def _summary(totals: conservation.Totals, progress: Progress, max_reject_fraction: float) -> dict[str, Any]:
-    counts = totals.counts
-    rejected = counts["clips_rejected"] + counts["clips_partial"]
-    too_many = rejected > max_reject_fraction * counts["clips"]
+    planned = totals.clips.total()
+    too_many = totals.clips["rejected"] + totals.clips["partial"] > max_reject_fraction * planned
     rows = {
         kind: {
             "planned": sum(outcomes.values()),
@@ -142,16 +176,16 @@ def _summary(totals: conservation.Totals, progress: Progress, max_reject_fractio
         "status": "too_many_rejects" if too_many else "ok",
         "total": {
             "clips": {
-                "planned": counts["clips"],
-                "ok": counts["clips_ok"],
-                "partial": counts["clips_partial"],
-                "rejected": counts["clips_rejected"],
+                "planned": planned,
+                "ok": totals.clips["ok"],
+                "partial": totals.clips["partial"],
+                "rejected": totals.clips["rejected"],
             },
             **rows,
             "rejects_by_reason": dict(totals.reasons),
             "clips_by_flag": dict(totals.flags),
-            "audio_s": round(counts["audio_s"], 3),
-            "bytes": counts["bytes"],
+            "audio_s": round(totals.audio_s, 3),
+            "bytes": totals.bytes,
             "same_audio_in_different_folds": {
                 "groups": len(totals.duplicates),
                 "clip_ids": totals.duplicates[:100],

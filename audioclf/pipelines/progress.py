@@ -3,13 +3,24 @@
 import logging
 import sys
 import time
+from collections import Counter
 from typing import Any
+
+from ray.util import metrics
 
 from audioclf.rundir import RunDirectory
 
 log = logging.getLogger("audioclf")
 
 TERMINAL_EVERY_S, LOG_EVERY_S = 0.5, 10.0
+
+COUNTED = {
+    "clips": "Clips in committed units.",
+    "clips_rejected": "Clips of committed units that lost something.",
+    "audio_s": "Seconds of audio in committed units.",
+    "bytes": "Bytes of audio files read for committed units.",
+}
+"""What is counted of each unit; as metrics of Ray, audioclf_clips and so on."""
 
 
 def log_outcome(directory: RunDirectory, summary: dict[str, Any]) -> None:
@@ -23,27 +34,34 @@ def log_outcome(directory: RunDirectory, summary: dict[str, Any]) -> None:
 
 
 class Progress:
-    """Counts clips as their units are committed."""
+    """Counts what is in the units as they are committed."""
 
     def __init__(self, job: str, clips: int, began: float, noun: str = "clips"):
         self._job, self._planned, self._noun = job, clips, noun
         self._began = began
-        self._first: tuple[float, int, float] | None = None
+        self._first: tuple[float, Counter[str]] | None = None
         self._last_shown = time.monotonic()
         self._terminal = sys.stderr.isatty()
-        self.clips = self.rejects = self.units = self.bytes = 0
-        self.audio_s = 0.0
+        self._done: Counter[str] = Counter()
+        self._reasons: Counter[str] = Counter()
+        self._metrics = {
+            name: metrics.Counter(f"audioclf_{name}", description, tag_keys=("job",))
+            for name, description in COUNTED.items()
+        }
+        self._rejects = metrics.Counter("audioclf_rejects", "Rows of rejects by reason.", tag_keys=("job", "reason"))
 
-    def add(self, clips: int, rejects: int, audio_s: float, n_bytes: int) -> None:
-        """Count a finished unit."""
-        self.units += 1
-        self.clips += clips
-        self.rejects += rejects
-        self.audio_s += audio_s
-        self.bytes += n_bytes
+    def add(self, counts: dict[str, Any]) -> None:
+        """Count a finished unit: its clips, clips_rejected, audio_s, bytes and reasons."""
+        self._done.update(units=1, **{name: counts[name] for name in COUNTED})
+        self._reasons.update(counts["reasons"])
+        for name, metric in self._metrics.items():
+            if counts[name]:
+                metric.inc(counts[name], {"job": self._job})
+        for reason, count in counts["reasons"].items():
+            self._rejects.inc(count, {"job": self._job, "reason": reason})
         now = time.monotonic()
         if self._first is None:
-            self._first = now, self.clips, self.audio_s
+            self._first = now, Counter(self._done)
         if now - self._last_shown >= (TERMINAL_EVERY_S if self._terminal else LOG_EVERY_S):
             self._last_shown = now
             self._show(now)
@@ -55,12 +73,13 @@ class Progress:
             sys.stderr.write("\n")
 
     def _show(self, now: float) -> None:
-        clips_per_s = self._rates(now)[0]
-        left = (self._planned - self.clips) / clips_per_s if clips_per_s else 0
+        done, rate = self._done, self._rates(now)
+        left = (self._planned - done["clips"]) / rate["clips"] if rate["clips"] else 0
+        rejects = ", ".join(f"{count:,} {reason}" for reason, count in self._reasons.most_common(3))
         text = (
-            f"{self._job}: {self.clips:,}/{self._planned:,} {self._noun}, {clips_per_s:,.0f}/s, "
-            f"{self._rates(now)[1]:,.0f} audio-h/h, {self.bytes / 1e6:,.0f} MB, {self.rejects:,} rejects, "
-            f"{left:,.0f} s left"
+            f"{self._job}: {done['clips']:,}/{self._planned:,} {self._noun}, {rate['clips']:,.0f}/s, "
+            f"{rate['audio_s']:,.0f} audio-h/h, {rate['bytes'] / 1e6:,.0f} MB/s, "
+            f"{done['clips_rejected']:,} rejected{f' ({rejects})' if rejects else ''}, {left:,.0f} s left"
         )
         if self._terminal:
             sys.stderr.write(f"\r\x1b[K{text}")
@@ -68,24 +87,27 @@ class Progress:
         else:
             log.info("%s", text)
 
-    def _rates(self, now: float) -> tuple[float, float]:
-        """Clips per second and audio-hours per hour: steady ones, from the first finished unit on, once known."""
-        since, clips, audio_s = self._first or (self._began, 0, 0.0)
-        if self.units <= 1 or now <= since:
-            since, clips, audio_s = self._began, 0, 0.0
-        return (self.clips - clips) / (now - since), (self.audio_s - audio_s) / (now - since)
+    def _rates(self, now: float) -> dict[str, float]:
+        """What is counted, per second: the steady rates, from the first finished unit on, once known."""
+        since, before = self._first or (self._began, Counter())
+        if self._done["units"] <= 1 or now <= since:
+            since, before = self._began, Counter()
+        return {name: (self._done[name] - before[name]) / (now - since) for name in COUNTED}
 
-    def summary(self) -> dict[str, float | int]:
+    def summary(self) -> dict[str, Any]:
         """This run in figures; fixed_s is the time from the job's start to its first finished unit."""
         now = time.monotonic()
-        clips_per_s, audio_h_per_h = self._rates(now)
+        rate = self._rates(now)
         return {
-            "units": self.units,
-            "clips": self.clips,
-            "audio_s": round(self.audio_s, 3),
-            "bytes": self.bytes,
+            "units": self._done["units"],
+            "clips": self._done["clips"],
+            "clips_rejected": self._done["clips_rejected"],
+            "rejects_by_reason": dict(self._reasons),
+            "audio_s": round(self._done["audio_s"], 3),
+            "bytes": self._done["bytes"],
             "wall_s": round(now - self._began, 3),
             "fixed_s": round((self._first[0] if self._first else now) - self._began, 3),
-            "clips_per_s": round(clips_per_s, 1),
-            "audio_h_per_h": round(audio_h_per_h, 1),
+            "clips_per_s": round(rate["clips"], 1),
+            "audio_h_per_h": round(rate["audio_s"], 1),
+            "mb_per_s": round(rate["bytes"] / 1e6, 1),
         }

@@ -26,6 +26,7 @@ RUNS, MANIFEST = "runs", "manifest.parquet"
 def run(config: TagConfig) -> str:
     """List, leave out what the ledger knows, tag the rest, bring the ledger up to date."""
     began = time.monotonic()
+    storage.reach(config.input, config.checkpoint, config.output)
     uri = checkpoint.find(config.checkpoint)
     loaded = checkpoint.load_for(config.checkpoint)
     output = RunDirectory(config.output)
@@ -67,7 +68,8 @@ def run(config: TagConfig) -> str:
         config.batch_size,
     )
     seconds = units.audio_seconds(table["duration_s"].to_numpy(), table["size_bytes"].to_numpy())
-    work = units.plan_units(seconds, units.default_unit_clips(len(due)), config.unit_s)
+    ones = np.ones(len(due), np.int64)
+    work = units.plan_units(ones, seconds, ones == 0, units.default_unit_segments(len(due)), config.unit_s)
     progress = _process(plan, work, len(due), config.num_actors, began)
     summary = _summary(directory, work, progress, config.max_reject_fraction)
     directory.finish(summary)
@@ -79,7 +81,7 @@ def run(config: TagConfig) -> str:
 def _process(plan: TagPlan, work: list[Unit], n_due: int, num_actors: int, began: float) -> Progress:
     progress = Progress("tag", n_due, began, "recordings")
     for counts in run_units(UnitTagger, plan, work, num_actors):
-        progress.add(counts["clips"], counts["clips_rejected"], counts["audio_s"], counts["bytes"])
+        progress.add(counts)
     progress.close()
     return progress
 

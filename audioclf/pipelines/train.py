@@ -51,6 +51,7 @@ class TrainJob:
 
 def run(config: TrainConfig) -> str:
     """Train one network on all folds but one."""
+    storage.reach(*config.shards, config.output)
     shard_uris = tuple(storage.to_uri(uri) for uri in config.shards)
     how = training_of(config)
     check(shard_uris, how, config.test_fold)

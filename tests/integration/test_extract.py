@@ -52,18 +52,18 @@ def test_segments_are_as_long_as_the_longest_clip(extracted: str) -> None:
     assert shards.load([extracted], copies=False).log_mel.shape == (24, 128, 42)
 
 
-@pytest.mark.parametrize(("num_actors", "unit_clips"), [(1, 25), (2, 3)])
+@pytest.mark.parametrize(("num_actors", "unit_segments"), [(1, 25), (2, 3)])
 def test_rows_do_not_depend_on_workers_or_units(
-    extracted: str, manifest_file: str, tmp_path: Path, num_actors: int, unit_clips: int
+    extracted: str, manifest_file: str, tmp_path: Path, num_actors: int, unit_segments: int
 ) -> None:
     output = str(tmp_path / "run")
-    config = ExtractConfig(manifest=manifest_file, output=output, num_actors=num_actors, unit_clips=unit_clips)
+    config = ExtractConfig(manifest=manifest_file, output=output, num_actors=num_actors, unit_segments=unit_segments)
     assert extract.run(config) == "ok"
     assert rows(output).equals(rows(extracted))
 
 
 def test_resume_does_only_what_is_missing(manifest_file: str, extracted: str, tmp_path: Path) -> None:
-    config = ExtractConfig(manifest=manifest_file, output=str(tmp_path / "run"), unit_clips=5)
+    config = ExtractConfig(manifest=manifest_file, output=str(tmp_path / "run"), unit_segments=5)
     extract.run(config)
     files = sorted((tmp_path / "run" / "data").iterdir())
     missing = files[2]

@@ -48,7 +48,7 @@ def tag(**flags: Any) -> config.TagConfig:
         (extract, {"copies": 0}, "--copies"),
         (extract, {"max_reject_fraction": 1.01}, "--max-reject-fraction"),
         (extract, {"num_actors": -1}, "--num-actors"),
-        (extract, {"unit_clips": -1}, "--unit-clips"),
+        (extract, {"unit_segments": -1}, "--unit-segments"),
         (extract, {"limit": -1}, "--limit"),
         (train, {"epochs": 0}, "--epochs"),
         (train, {"batch_size": 0}, "--batch-size"),

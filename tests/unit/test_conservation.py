@@ -31,15 +31,35 @@ def units(draw: st.DrawFn) -> tuple[list[str], list[Key], list[Key], int]:
         if n_segments == 0:
             rejected.append((clip_id, None, None))
         for segment in range(n_segments):
+            if draw(st.integers(0, 4)) == 0:
+                rejected.append((clip_id, segment, None))  # all its copies
+                continue
             for copy in range(n_copies):
                 (rejected if draw(st.booleans()) else written).append((clip_id, segment, copy))
     return clip_ids, draw(st.permutations(written)), draw(st.permutations(rejected)), n_copies
 
 
+def n_cut(written: list[Key], rejected: list[Key]) -> int:
+    return len({key[:2] for key in written + rejected if key[1] is not None})
+
+
+def check(
+    clip_ids: list[str], written: list[Key], rejected: list[Key], n_copies: int, n_segments: int | None = None
+) -> dict[str, conservation.Status]:
+    unit = Unit(0, 0, len(clip_ids))
+    cut = n_cut(written, rejected) if n_segments is None else n_segments
+    return conservation.check_unit(unit, clip_ids, written, rejected, n_copies, cut)
+
+
 @given(units())
 def test_any_unit_whose_rows_add_up_passes(unit: tuple[list[str], list[Key], list[Key], int]) -> None:
     clip_ids, written, rejected, n_copies = unit
-    conservation.check_unit("u", clip_ids, written, rejected, n_copies)
+    statuses = check(clip_ids, written, rejected, n_copies)
+    for clip_id in clip_ids:
+        kept, lost = ({key[0] for key in keys} >= {clip_id} for keys in (written, rejected))
+        assert (
+            statuses[clip_id] == {(True, False): "ok", (True, True): "partial", (False, True): "rejected"}[kept, lost]
+        )
 
 
 @given(units(), st.data())
@@ -48,23 +68,16 @@ def test_any_row_there_twice_is_found(unit: tuple[list[str], list[Key], list[Key
     again = data.draw(st.sampled_from(written + rejected))
     for more_written, more_rejected in (([again], []), ([], [again])):
         with pytest.raises(ConservationError, match="more than once"):
-            conservation.check_unit("u", clip_ids, written + more_written, rejected + more_rejected, n_copies)
+            check(clip_ids, written + more_written, rejected + more_rejected, n_copies)
 
 
 @given(units(), st.data())
-def test_any_row_lost_is_found_unless_it_was_a_whole_last_segment(
-    unit: tuple[list[str], list[Key], list[Key], int], data: st.DataObject
-) -> None:
+def test_any_row_lost_is_found(unit: tuple[list[str], list[Key], list[Key], int], data: st.DataObject) -> None:
     clip_ids, written, rejected, n_copies = unit
-    keys = written + rejected
-    lost = data.draw(st.sampled_from(keys))
-    of_clip = [key for key in keys if key[0] == lost[0]]
-    is_last = lost[1] == max((key[1] or 0 for key in of_clip), default=0)
-    assume(n_copies > 1 or len(of_clip) == 1 or not is_last)  # how many segments were planned is not known
-    with pytest.raises(ConservationError, match=lost[0]):
-        conservation.check_unit(
-            "u", clip_ids, [k for k in written if k != lost], [k for k in rejected if k != lost], n_copies
-        )
+    lost = data.draw(st.sampled_from(written + rejected))
+    cut = n_cut(written, rejected)
+    with pytest.raises(ConservationError, match=f"{lost[0]}|segments were cut"):
+        check(clip_ids, [k for k in written if k != lost], [k for k in rejected if k != lost], n_copies, cut)
 
 
 @given(units(), st.data())
@@ -73,7 +86,7 @@ def test_any_stranger_is_found(unit: tuple[list[str], list[Key], list[Key], int]
     stranger = data.draw(st.sampled_from(clip_ids))
     others = [clip_id for clip_id in clip_ids if clip_id != stranger]
     with pytest.raises(ConservationError, match=f"not in its part of the manifest: {stranger}"):
-        conservation.check_unit("u", others, written, rejected, n_copies)
+        check(others, written, rejected, n_copies)
 
 
 @given(units(), st.integers(3, 9), st.data())
@@ -84,7 +97,7 @@ def test_any_copy_too_many_is_found(
     assume(written)
     clip_id, segment, _ = data.draw(st.sampled_from(written))
     with pytest.raises(ConservationError, match=f"{clip_id} lacks segments or copies"):
-        conservation.check_unit("u", clip_ids, [*written, (clip_id, segment, copy)], rejected, n_copies)
+        check(clip_ids, [*written, (clip_id, segment, copy)], rejected, n_copies)
 
 
 # --- whole run directories
@@ -105,12 +118,19 @@ def reject(clip_id: str, segment_index: int | None = None, copy_index: int | Non
     }  # fmt: skip
 
 
-def commit(folder: Path, unit: Unit, rows: list[dict[str, Any]], n_rejects: int, clips: int) -> None:
-    counts = {"clips": clips, "rows": len(rows), "rejects": n_rejects, "reasons": {}, "flags": {}}
-    if n_rejects:
-        counts["reasons"] = {"DecodeError": n_rejects}
-    data = shards.encode(rows, [np.zeros((128, 2), np.float32)] * len(rows), SPEC, 2, "digest", counts)
-    storage.write_bytes(storage.to_uri(str(folder / "data" / unit.name)), data)
+def commit(folder: Path, unit: Unit, rows: list[dict[str, Any]], n_rejects: int, n_segments: int) -> None:
+    """A unit's data file as a task writes it."""
+    counts = {
+        "segments": n_segments, "rows": len(rows), "rejects": n_rejects, "audio_s": 1.5, "bytes": 10,
+        "reasons": {"DecodeError": n_rejects} if n_rejects else {},
+    }  # fmt: skip
+    with (
+        storage.create(storage.to_uri(str(folder / "data" / unit.name))) as file,
+        shards.Writer(file, SPEC, 1024, "digest") as writer,
+    ):
+        for one in rows:
+            writer.add(one, np.zeros((128, 2), np.float32))
+        writer.finish(counts)
 
 
 def write_rejects(folder: Path, unit: Unit, rejects: list[dict[str, Any]]) -> None:
@@ -126,15 +146,70 @@ def ids(*names: str) -> pa.ChunkedArray:
     return pa.chunked_array([list(names)], pa.string())
 
 
+WRITTEN = [("a", 0, 0), ("a", 0, 1), ("a", 1, 0), ("b", 0, 0), ("b", 0, 1)]
+REJECTED = [("a", 1, 1), ("c", None, None)]
+
+
+@pytest.mark.parametrize(
+    ("clip_ids", "written", "rejected", "says"),
+    [
+        (["a", "b", "c", "d"], WRITTEN, REJECTED, "clip d is neither"),
+        (["a", "b"], WRITTEN, REJECTED, "not in its part of the manifest: c"),
+        (["a", "b", "c"], [*WRITTEN, ("b", 0, 1)], REJECTED, "more than once"),
+        (["a", "b", "c"], WRITTEN, [*REJECTED, ("b", 0, 1)], "more than once"),
+        (["a", "b", "c"], WRITTEN, [*REJECTED, ("b", None, None)], "rejected as a whole and has rows"),
+        (["a", "b", "c"], WRITTEN, [*REJECTED, ("b", 0, None)], "clip b lacks segments or copies"),
+        (["a", "b", "c"], WRITTEN[:-1], REJECTED, "clip b lacks segments or copies"),
+        (["a", "b", "c"], WRITTEN[:2] + WRITTEN[3:], REJECTED[1:], "3 segments were cut, and 2 are there"),
+        (["a", "b", "c"], [("a", 2, 0), ("a", 2, 1), *WRITTEN[:2], *WRITTEN[3:]], REJECTED[1:], "clip a lacks"),
+    ],
+)
+def test_rows_that_do_not_add_up_are_named(clip_ids: list, written: list, rejected: list, says: str) -> None:
+    with pytest.raises(ConservationError, match=says):
+        check(clip_ids, written, rejected, 2, 3)
+
+
+def test_a_part_of_a_recording_has_just_its_segments() -> None:
+    unit = Unit(1, 0, 1, 2, 4, 9)
+    assert conservation.check_unit(unit, ["a"], [("a", 2, 0), ("a", 3, 0)], [], 1, 2) == {"a": "ok"}
+    for keys in ([("a", 2, 0)], [("a", 0, 0), ("a", 1, 0)], [("a", 2, 0), ("a", 3, 0), ("a", 4, 0)]):
+        with pytest.raises(ConservationError, match="clip a lacks"):
+            conservation.check_unit(unit, ["a"], keys, [], 1, len(keys))
+
+
+def test_a_recording_in_parts_is_one_clip(tmp_path: Path) -> None:
+    parts = [Unit(0, 0, 1, 0, 1, 2), Unit(1, 0, 1, 1, 2, 2)]
+    commit(tmp_path, parts[0], [{**row("a"), "flags": ["silent"]}], n_rejects=0, n_segments=1)
+    write_rejects(tmp_path, parts[1], [reject("a", 1)])
+    commit(tmp_path, parts[1], [], n_rejects=1, n_segments=1)
+    totals = conservation.check(plan(tmp_path), parts, ids("a"))
+    assert (totals.clips, totals.flags) == ({"partial": 1}, {"silent": 1})
+
+
+def test_the_same_audio_in_two_folds_is_reported(tmp_path: Path) -> None:
+    def clip(name: str, fold: int | None, digest: str, *flags: str) -> dict[str, Any]:
+        return {**row(name), "fold": fold, "content_digest": digest, "flags": list(flags)}
+
+    rows = [
+        clip("a", 1, "same"), clip("b", 2, "same"), clip("c", 2, "other"), clip("d", 2, "other"),
+        clip("e", 1, "silence", "silent"), clip("f", 2, "silence", "silent"), clip("g", None, "x"), clip("h", 1, "x"),
+    ]  # fmt: skip
+    commit(tmp_path, Unit(0, 0, 8), rows, n_rejects=0, n_segments=8)
+    totals = conservation.check(plan(tmp_path), [Unit(0, 0, 8)], ids(*"abcdefgh"))
+    assert totals.duplicates == [["a", "b"], ["g", "h"]]
+    assert totals.flags == {"silent": 2}
+
+
 UNITS = [Unit(0, 0, 2), Unit(1, 2, 3)]
 
 
 def test_units_are_summed_and_told_apart_by_what_became_of_their_rows(tmp_path: Path) -> None:
     write_rejects(tmp_path, UNITS[0], [reject("a", 0, 1), reject("b")])
-    commit(tmp_path, UNITS[0], [row("a")], n_rejects=2, clips=2)
-    commit(tmp_path, UNITS[1], [row("c", s, c) for s in (0, 1) for c in (0, 1)], n_rejects=0, clips=1)
+    commit(tmp_path, UNITS[0], [row("a")], n_rejects=2, n_segments=1)
+    commit(tmp_path, UNITS[1], [row("c", s, c) for s in (0, 1) for c in (0, 1)], n_rejects=0, n_segments=2)
     totals = conservation.check(plan(tmp_path, copies=2), UNITS, ids("a", "b", "c"))
-    assert totals.counts == {"clips": 3, "rows": 5, "rejects": 2}
+    assert totals.clips == {"ok": 1, "partial": 1, "rejected": 1}
+    assert (totals.audio_s, totals.bytes) == (3.0, 20)
     assert totals.reasons == {"DecodeError": 2}
     assert totals.rows["segments"] == {"written": 3}
     assert totals.rows["copies"] == {"written": 2, "rejected": 1}
@@ -143,28 +218,28 @@ def test_units_are_summed_and_told_apart_by_what_became_of_their_rows(tmp_path: 
 
 def test_rejects_of_an_attempt_that_was_not_committed_do_not_count(tmp_path: Path) -> None:
     write_rejects(tmp_path, UNITS[0], [reject("a"), reject("b")])
-    commit(tmp_path, UNITS[0], [row("a"), row("b")], n_rejects=0, clips=2)
-    commit(tmp_path, UNITS[1], [row("c")], n_rejects=0, clips=1)
+    commit(tmp_path, UNITS[0], [row("a"), row("b")], n_rejects=0, n_segments=2)
+    commit(tmp_path, UNITS[1], [row("c")], n_rejects=0, n_segments=1)
     totals = conservation.check(plan(tmp_path), UNITS, ids("a", "b", "c"))
-    assert totals.counts["rejects"] == 0
+    assert totals.clips == {"ok": 3}
     assert totals.rows["segments"] == {"written": 3}
 
 
 def test_rejects_that_went_away_are_missed(tmp_path: Path) -> None:
-    commit(tmp_path, UNITS[0], [row("a")], n_rejects=1, clips=2)
-    commit(tmp_path, UNITS[1], [row("c")], n_rejects=0, clips=1)
+    commit(tmp_path, UNITS[0], [row("a")], n_rejects=1, n_segments=1)
+    commit(tmp_path, UNITS[1], [row("c")], n_rejects=0, n_segments=1)
     with pytest.raises(ConservationError, match=r"unit-0000000\.parquet: clip b is neither"):
         conservation.check(plan(tmp_path), UNITS, ids("a", "b", "c"))
 
 
 def test_a_row_in_another_units_file_is_a_stranger(tmp_path: Path) -> None:
-    commit(tmp_path, UNITS[0], [row("a"), row("b"), row("c")], n_rejects=0, clips=2)
-    commit(tmp_path, UNITS[1], [row("c")], n_rejects=0, clips=1)
+    commit(tmp_path, UNITS[0], [row("a"), row("b"), row("c")], n_rejects=0, n_segments=3)
+    commit(tmp_path, UNITS[1], [row("c")], n_rejects=0, n_segments=1)
     with pytest.raises(ConservationError, match="not in its part of the manifest: c"):
         conservation.check(plan(tmp_path), UNITS, ids("a", "b", "c"))
 
 
 def test_a_unit_without_a_file_is_missed(tmp_path: Path) -> None:
-    commit(tmp_path, UNITS[0], [row("a"), row("b")], n_rejects=0, clips=2)
+    commit(tmp_path, UNITS[0], [row("a"), row("b")], n_rejects=0, n_segments=2)
     with pytest.raises(ConservationError, match=r"unit-0000001\.parquet"):
         conservation.check(plan(tmp_path), UNITS, ids("a", "b", "c"))

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 from audioclf import conservation, extraction, layouts, manifest, shards, storage
 from audioclf.audio import augment
 from audioclf.audio.frontend import get_front_end, log_mel
+from audioclf.conservation import Totals
 from audioclf.errors import AugmentError, SchemaError
 from audioclf.extraction import ExtractPlan, UnitExtractor
 from audioclf.units import Unit
@@ -31,8 +33,8 @@ def list_clips(folder: Path) -> list[manifest.Clip]:
 
 def run(
     folder: Path, clips: list[manifest.Clip], units: list[Unit], segment_s: float = 0.5, **how: Any
-) -> tuple[ExtractPlan, list[extraction.UnitCounts]]:
-    """Extract clips into folder/run unit by unit."""
+) -> tuple[list[extraction.UnitCounts], Totals]:
+    """Extract clips into folder/run unit by unit, and check that nothing is lost."""
     uri = storage.to_uri(str(folder / "m.parquet"))
     manifest.write(manifest.to_table(clips), uri)
     fields = {"transform_sets": (), "copies": 1, "seed": 0, "config_digest": "digest", **how}
@@ -40,8 +42,7 @@ def run(
     extractor = UnitExtractor(plan)
     counts = [extractor(unit) for unit in units]
     extractor.close()
-    conservation.check(plan, units, manifest.read(uri).table["clip_id"])
-    return plan, counts
+    return counts, conservation.check(plan, units, manifest.read(uri).table["clip_id"])
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:
@@ -85,8 +86,8 @@ def test_a_failed_copy_is_one_reject_of_a_partial_clip(
 
     monkeypatch.setattr(augment, "apply", fail)
     path = wav(noise(1.0), 44_100, "in/x/a.wav")
-    _, (counts,) = run(tmp_path, list_clips(tmp_path), [Unit(0, 0, 1)], transform_sets=("ts",))
-    assert (counts.clips_ok, counts.clips_partial, counts.clips_rejected) == (0, 1, 0)
+    (counts,), totals = run(tmp_path, list_clips(tmp_path), [Unit(0, 0, 1)], transform_sets=("ts",))
+    assert totals.clips == {"partial": 1}
     assert (counts.rows, counts.rejects, counts.reasons) == (2, 2, {"AugmentError": 2})
     rejects = pq.read_table(tmp_path / "run" / "rejects").to_pylist()
     assert [(r["segment_index"], r["copy_index"], r["stage"], r["message"]) for r in rejects] == [
@@ -156,7 +157,7 @@ def test_a_clip_that_changed_or_went_away_is_rejected_as_such(tmp_path: Path, wa
     clips = list_clips(tmp_path)
     os.utime(changed, ns=(1, 1))
     gone.unlink()
-    _, (counts,) = run(tmp_path, clips, [Unit(0, 0, 2)])
+    (counts,), _ = run(tmp_path, clips, [Unit(0, 0, 2)])
     assert counts.reasons == {"ChangedClipError": 1, "MissingClipError": 1}
     assert rows(tmp_path) == []  # committed all the same
 
@@ -174,12 +175,13 @@ def test_another_sample_rate_is_resampled_onto_the_same_picture(tmp_path: Path, 
 
 def test_counts_and_front_end_travel_in_the_file(tmp_path: Path, wav: Wav) -> None:
     path = wav(np.zeros(44_100), 44_100, "in/x/a.wav")
-    _, (counts,) = run(tmp_path, list_clips(tmp_path), [Unit(0, 0, 1)])
-    metadata = shards.read_metadata(storage.to_uri(str(tmp_path / "run" / "data" / "unit-0000000.parquet")))
-    stored = json.loads(metadata[b"audioclf.unit"])
+    (counts,), totals = run(tmp_path, list_clips(tmp_path), [Unit(0, 0, 1)])
+    uri = storage.to_uri(str(tmp_path / "run" / "data" / "unit-0000000.parquet"))
+    stored = shards.read_unit(uri, [])[1]
     assert stored == counts.to_dict()
-    assert (stored["bytes"], stored["audio_s"], stored["flags"]) == (path.stat().st_size, 1.0, {"silent": 1})
-    assert shards.front_end_of(metadata, "x") == SPEC
+    assert (stored["bytes"], stored["audio_s"], stored["segments"]) == (path.stat().st_size, 1.0, 2)
+    assert totals.flags == {"silent": 1}
+    assert shards.front_end_of(shards.read_metadata(uri), "x") == SPEC
 
 
 def test_a_shard_that_is_damaged_names_itself(tmp_path: Path) -> None:
@@ -188,13 +190,13 @@ def test_a_shard_that_is_damaged_names_itself(tmp_path: Path) -> None:
         shards.load([str(tmp_path)], copies=False)
 
 
-def test_pictures_are_stored_as_byte_planes_without_a_dictionary(tmp_path: Path, wav: Wav) -> None:
+def test_pictures_are_stored_as_plain_values_without_a_dictionary(tmp_path: Path, wav: Wav) -> None:
     wav(noise(0.5), 44_100, "in/x/a.wav")
     run(tmp_path, list_clips(tmp_path), [Unit(0, 0, 1)])
     group = pq.ParquetFile(tmp_path / "run" / "data" / "unit-0000000.parquet").metadata.row_group(0)
     columns = [group.column(i) for i in range(group.num_columns)]
     (picture,) = [c for c in columns if c.path_in_schema.startswith("log_mel")]
-    assert "BYTE_STREAM_SPLIT" in picture.encodings
+    assert set(picture.encodings) == {"PLAIN", "RLE"}  # RLE: where each list ends
     assert not picture.has_dictionary_page
     assert picture.compression == "ZSTD"
 
@@ -206,3 +208,99 @@ def test_labels_and_folds_are_those_of_originals_alone(tmp_path: Path, wav: Wav)
     labels, folds = shards.all_labels([storage.to_uri(str(tmp_path / "run"))])
     assert sorted(labels) == [["cat"], ["dog"]]
     assert folds == [None, None]
+
+
+def test_a_clip_becomes_its_log_mel(tmp_path: Path, wav: Wav) -> None:
+    samples = noise(1.0)
+    wav(samples, 44_100, "in/x/noise.wav", "FLOAT")
+    _, totals = run(tmp_path, list_clips(tmp_path), [Unit(0, 0, 1)], segment_s=1.0)
+    examples = shards.load([str(tmp_path / "run")], copies=False)
+    np.testing.assert_array_equal(examples.log_mel[0], log_mel(samples, SPEC).astype(np.float16))
+    assert (totals.clips, totals.audio_s) == ({"ok": 1}, 1.0)
+
+
+def test_a_long_clip_becomes_segments_and_a_short_one_is_padded(tmp_path: Path, wav: Wav) -> None:
+    wav(np.ones(44_100 * 5 // 2) * 0.1, 44_100, "in/x/long.wav")  # 2.5 s: two whole segments and a half
+    wav(np.ones(4_410) * 0.1, 44_100, "in/x/short.wav")
+    run(tmp_path, list_clips(tmp_path), [Unit(0, 0, 2)], segment_s=1.0)
+    found = sorted((Path(r["uri"]).name, r["segment_index"], r["start_s"], r["valid_frames"]) for r in rows(tmp_path))
+    assert found == [
+        ("long.wav", 0, 0.0, 44), ("long.wav", 1, 1.0, 44), ("long.wav", 2, 2.0, 22), ("short.wav", 0, 0.0, 5),
+    ]  # fmt: skip
+
+
+def test_a_broken_clip_is_a_reject_and_its_neighbours_are_not(tmp_path: Path, wav: Wav) -> None:
+    wav(np.ones(100), name="in/x/good.wav")
+    (tmp_path / "in" / "x" / "bad.wav").write_bytes(b"RIFF")
+    wav(np.zeros(0), name="in/x/empty.wav")
+    _, totals = run(tmp_path, list_clips(tmp_path), [Unit(0, 0, 3)], segment_s=1.0)
+    assert totals.clips == {"ok": 1, "rejected": 2}
+    rejects = pq.read_table(tmp_path / "run" / "rejects").to_pylist()
+    assert sorted((Path(r["uri"]).name, r["error"], r["stage"]) for r in rejects) == [
+        ("bad.wav", "DecodeError", "decode"), ("empty.wav", "EmptyClipError", "decode"),
+    ]  # fmt: skip
+    assert all(r["segment_index"] is None and r["message"] for r in rejects)
+
+
+def test_a_segment_that_is_no_sound_is_rejected_and_its_clip_is_partial(tmp_path: Path, wav: Wav) -> None:
+    samples = noise(1.5)
+    samples[30_000] = np.nan
+    wav(samples, 44_100, "in/x/a.wav", "FLOAT")
+    _, totals = run(tmp_path, list_clips(tmp_path), [Unit(0, 0, 1)], transform_sets=("ps1",))
+    assert totals.clips == {"partial": 1}
+    assert totals.rows == {"segments": {"written": 2, "rejected": 1}, "copies": {"written": 2, "rejected": 1}}
+    (reject,) = pq.read_table(tmp_path / "run" / "rejects").to_pylist()
+    assert (reject["segment_index"], reject["copy_index"], reject["error"]) == (1, None, "DecodeError")
+    assert "NaN" in reject["message"]
+
+
+def test_the_parts_of_a_long_recording_are_the_whole(tmp_path: Path, wav: Wav, s3_bucket: str) -> None:
+    path = wav(noise(3.3), 44_100, "in/x/a.wav", "PCM_24")
+    clips = list_clips(tmp_path)
+    run(tmp_path, clips, [Unit(0, 0, 1)])
+    whole = rows(tmp_path)
+    parts = [Unit(0, 0, 1, 0, 3, 7), Unit(1, 0, 1, 3, 4, 7), Unit(2, 0, 1, 4, 7, 7)]
+    _, totals = run(tmp_path / "parts", clips, parts)
+    assert rows(tmp_path / "parts") == whole
+    assert (totals.clips, totals.rows["segments"], totals.bytes) == (
+        {"ok": 1},
+        {"written": 7},
+        pytest.approx(path.stat().st_size, abs=3),
+    )
+    assert totals.audio_s == pytest.approx(3.3)
+    with open(path, "rb") as file:
+        storage.write_bytes(f"s3://{s3_bucket}/in/x/a.wav", file.read())
+    there = layouts.from_folders(layouts.list_audio(f"s3://{s3_bucket}/in").files)
+    run(tmp_path / "s3", there, parts)
+    assert [{**r, "uri": ""} for r in rows(tmp_path / "s3")] == [{**r, "uri": ""} for r in whole]
+
+
+def test_a_recording_that_is_not_as_planned_is_rejected(tmp_path: Path, wav: Wav) -> None:
+    wav(noise(2.0), 44_100, "in/x/a.wav")
+    units = [Unit(0, 0, 1, 0, 3, 6), Unit(1, 0, 1, 3, 6, 6)]
+    _, totals = run(tmp_path, list_clips(tmp_path), units)
+    assert (totals.clips, totals.reasons) == ({"rejected": 1}, {"ChangedClipError": 2})
+
+
+def test_a_file_that_kills_its_process_is_rejected_when_care_is_taken(
+    tmp_path: Path, wav: Wav, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in "abc":
+        wav(noise(0.5, ord(name)), 44_100, f"in/x/{name}.flac", "PCM_16")
+    clips = list_clips(tmp_path)
+    monkeypatch.setattr(extraction, "try_clip", die_over_b)
+    uri = storage.to_uri(str(tmp_path / "m.parquet"))
+    manifest.write(manifest.to_table(clips), uri)
+    plan = ExtractPlan(uri, storage.to_uri(str(tmp_path / "run")), SPEC, 0.5, (), 1, 0, "digest")
+    extractor = UnitExtractor(plan)
+    extractor(Unit(0, 0, 3), careful=True)
+    extractor.close()
+    totals = conservation.check(plan, [Unit(0, 0, 3)], manifest.read(uri).table["clip_id"])
+    assert (totals.clips, totals.reasons) == ({"ok": 2, "rejected": 1}, {"CrashedClipError": 1})
+    assert [Path(r["uri"]).name for r in rows(tmp_path)] == ["a.flac", "c.flac"]
+
+
+def die_over_b(clip: dict[str, Any], plan: ExtractPlan, unit: Unit) -> None:
+    """As a decoder with a fault does."""
+    if clip["uri"].endswith("b.flac"):
+        os.kill(os.getpid(), signal.SIGSEGV)

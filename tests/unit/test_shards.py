@@ -1,17 +1,14 @@
-"""Shards, extraction without Ray, and the check that nothing is lost."""
+"""Shards: what is written comes back, to readers of plain Parquet too."""
 
-import io
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from audioclf import conservation, extraction, layouts, manifest, shards, storage
-from audioclf.audio.frontend import get_front_end, log_mel
-from audioclf.errors import ConfigError, ConservationError, SchemaError
-from audioclf.units import Unit
+from audioclf import shards, storage
+from audioclf.audio.frontend import get_front_end
+from audioclf.errors import ConfigError, SchemaError
 
 SPEC = get_front_end("logmel44k")
 
@@ -24,9 +21,19 @@ def row(clip_id: str, fold: int | None = 1, copy_index: int = 0) -> dict:
     }  # fmt: skip
 
 
-def write(folder: Path, rows: list[dict], pictures: np.ndarray, name: str = "unit-0000000.parquet") -> str:
-    data = shards.encode(rows, list(pictures), SPEC, pictures.shape[2], "digest", {"clips": len(rows)})
-    storage.write_bytes(storage.to_uri(str(folder / "data" / name)), data)
+def write(
+    folder: Path,
+    rows: list[dict],
+    pictures: np.ndarray,
+    name: str = "unit-0000000.parquet",
+    buffer_bytes: int = 1 << 20,
+) -> str:
+    uri = storage.to_uri(str(folder / "data" / name))
+    samples = (pictures.shape[2] - 1) * SPEC.hop_length
+    with storage.create(uri) as file, shards.Writer(file, SPEC, samples, "digest", buffer_bytes) as writer:
+        for one, picture in zip(rows, pictures, strict=True):
+            writer.add(one, picture)
+        writer.finish({"clips": len(rows)})
     return str(folder)
 
 
@@ -75,101 +82,16 @@ def test_shards_that_do_not_fit_together_are_refused(tmp_path: Path) -> None:
         shards.load([str(tmp_path / "three")], copies=False)
 
 
-# --- extraction, as a plain function
+def test_a_long_shard_is_written_in_pieces_and_reads_as_one(tmp_path: Path) -> None:
+    pictures = np.random.default_rng(0).normal(scale=30, size=(7, 128, 5)).astype(np.float32)
+    run = write(tmp_path, [row(f"c{i}") for i in range(7)], pictures, buffer_bytes=2 * 2 * 128 * 5)
+    file = Path(run, "data", "unit-0000000.parquet")
+    assert pq.ParquetFile(file).num_row_groups == 4  # two pictures each
+    np.testing.assert_array_equal(shards.load([run], copies=False).log_mel, pictures.astype(np.float16))
+    assert shards.read_unit(file.as_uri(), ["clip_id"])[1] == {"clips": 7}
 
 
-@pytest.fixture
-def extract(tmp_path: Path, wav: Callable[..., Path]) -> Callable[..., extraction.UnitCounts]:
-    """Extracts every file below tmp_path/in into tmp_path/run as one unit."""
-
-    def run(segment_s: float) -> extraction.UnitCounts:
-        clips = layouts.from_folders(layouts.list_audio(storage.to_uri(str(tmp_path / "in"))).files)
-        uri = storage.to_uri(str(tmp_path / "m.parquet"))
-        manifest.write(manifest.to_table(clips), uri)
-        plan = extraction.ExtractPlan(uri, storage.to_uri(str(tmp_path / "run")), SPEC, segment_s, (), 1, 0, "digest")
-        extractor = extraction.UnitExtractor(plan)
-        counts = extractor(Unit(0, 0, len(clips)))
-        extractor.close()
-        return counts
-
-    return run
-
-
-def test_a_clip_becomes_its_log_mel(
-    extract: Callable[..., extraction.UnitCounts], tmp_path: Path, wav: Callable
-) -> None:
-    samples = np.random.default_rng(0).normal(scale=0.1, size=44_100).astype(np.float32)
-    wav(samples, 44_100, "in/x/noise.wav", "FLOAT")
-    counts = extract(1.0)
-    examples = shards.load([str(tmp_path / "run")], copies=False)
-    np.testing.assert_array_equal(examples.log_mel[0], log_mel(samples, SPEC).astype(np.float16))
-    assert (counts.clips_ok, counts.audio_s) == (1, 1.0)
-
-
-def test_a_long_clip_becomes_segments_and_a_short_one_is_padded(
-    extract: Callable[..., extraction.UnitCounts], tmp_path: Path, wav: Callable
-) -> None:
-    wav(np.ones(44_100 * 5 // 2) * 0.1, 44_100, "in/x/long.wav")  # 2.5 s: two whole segments and a half
-    wav(np.ones(4_410) * 0.1, 44_100, "in/x/short.wav")
-    extract(1.0)
-    table = pq.read_table(tmp_path / "run" / "data").to_pylist()
-    found = sorted((Path(r["uri"]).name, r["segment_index"], r["start_s"], r["valid_frames"]) for r in table)
-    assert found == [
-        ("long.wav", 0, 0.0, 44), ("long.wav", 1, 1.0, 44), ("long.wav", 2, 2.0, 22), ("short.wav", 0, 0.0, 5),
-    ]  # fmt: skip
-
-
-def test_a_broken_clip_is_a_reject_and_its_neighbours_are_not(
-    extract: Callable[..., extraction.UnitCounts], tmp_path: Path, wav: Callable
-) -> None:
-    wav(np.ones(100), name="in/x/good.wav")
-    (tmp_path / "in" / "x" / "bad.wav").write_bytes(b"RIFF")
-    wav(np.zeros(0), name="in/x/empty.wav")
-    counts = extract(1.0)
-    assert (counts.clips, counts.clips_ok, counts.clips_rejected) == (3, 1, 2)
-    rejects = pq.read_table(tmp_path / "run" / "rejects").to_pylist()
-    assert sorted((Path(r["uri"]).name, r["error"], r["stage"]) for r in rejects) == [
-        ("bad.wav", "DecodeError", "decode"), ("empty.wav", "EmptyClipError", "decode"),
-    ]  # fmt: skip
-    assert all(r["segment_index"] is None and r["message"] for r in rejects)
-
-
-# --- conservation
-
-WRITTEN = [("a", 0, 0), ("a", 0, 1), ("a", 1, 0), ("b", 0, 0), ("b", 0, 1)]
-REJECTED = [("a", 1, 1), ("c", None, None)]
-
-
-def test_rows_that_add_up_pass() -> None:
-    conservation.check_unit("u", ["a", "b", "c"], WRITTEN, REJECTED, 2)
-
-
-@pytest.mark.parametrize(
-    ("clip_ids", "written", "rejected", "says"),
-    [
-        (["a", "b", "c", "d"], WRITTEN, REJECTED, "clip d is neither"),
-        (["a", "b"], WRITTEN, REJECTED, "not in its part of the manifest: c"),
-        (["a", "b", "c"], [*WRITTEN, ("b", 0, 1)], REJECTED, "more than once"),
-        (["a", "b", "c"], WRITTEN, [*REJECTED, ("b", 0, 1)], "more than once"),
-        (["a", "b", "c"], WRITTEN, [*REJECTED, ("b", None, None)], "rejected as a whole and has rows"),
-        (["a", "b", "c"], WRITTEN[:-1], REJECTED, "clip b lacks segments or copies"),
-        (["a", "b", "c"], [("a", 2, 0), ("a", 2, 1), *WRITTEN[:2], *WRITTEN[3:]], REJECTED[1:], "clip a lacks"),
-    ],
-)
-def test_rows_that_do_not_add_up_are_named(clip_ids: list, written: list, rejected: list, says: str) -> None:
-    with pytest.raises(ConservationError, match=says):
-        conservation.check_unit("u", clip_ids, written, rejected, 2)
-
-
-def test_the_same_audio_in_two_folds_is_reported(tmp_path: Path) -> None:
-    counts = {"clips": 3, "rejects": 0, "reasons": {}, "flags": {"silent": 1}}
-    rows = [{**row("a", 1), "content_digest": "same"}, {**row("b", 2), "content_digest": "same"}, row("c", 2)]
-    data = shards.encode(rows, list(np.zeros((3, 128, 2), np.float32)), SPEC, 2, "digest", counts)
-    uri = storage.to_uri(str(tmp_path))
-    storage.write_bytes(f"{uri}/data/unit-0000000.parquet", data)
-    plan = extraction.ExtractPlan("", uri, SPEC, 0.02, (), 1, 0, "digest")
-    ids = pq.read_table(io.BytesIO(data), columns=["clip_id"])["clip_id"]
-    totals = conservation.check(plan, [Unit(0, 0, 3)], ids)
-    assert totals.duplicates == [["a", "b"]]
-    assert totals.rows["segments"] == {"written": 3}
-    assert totals.flags == {"silent": 1}
+def test_a_unit_without_rows_is_a_file_all_the_same(tmp_path: Path) -> None:
+    run = write(tmp_path, [], np.zeros((0, 128, 5), np.float32))
+    table, counts = shards.read_unit(Path(run, "data", "unit-0000000.parquet").as_uri(), ["clip_id", "log_mel"])
+    assert (len(table), counts) == (0, {"clips": 0})

@@ -46,7 +46,7 @@ def tag(tmp_path: Path, network: models.Network) -> Callable[..., dict[str, Any]
         output, checkpoint = (storage.to_uri(str(tmp_path / name)) for name in ("run", "checkpoint"))
         tagger = UnitTagger(TagPlan(uri, output, checkpoint, **fields))
         counts = tagger(Unit(0, 0, len(clips)))
-        tagger._manifest.close()
+        tagger.close()
         return counts
 
     return run

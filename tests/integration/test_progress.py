@@ -1,0 +1,58 @@
+"""What is shown while a job runs is what its units say."""
+
+import logging
+import time
+from typing import Any
+
+import pytest
+
+from audioclf.pipelines import progress
+from audioclf.pipelines.progress import Progress
+
+
+class Recorded:
+    """Stands in for ray.util.metrics.Counter."""
+
+    values: dict[tuple[str, str | None], float] = {}  # noqa: RUF012
+
+    def __init__(self, name: str, description: str, tag_keys: tuple[str, ...]):
+        self._name = name
+
+    def inc(self, value: float, tags: dict[str, str]) -> None:
+        assert value > 0  # Ray refuses others
+        assert tags["job"] == "extract"
+        key = self._name, tags.get("reason")
+        self.values[key] = self.values.get(key, 0) + value
+
+
+def unit(clips: int, rejected: int, **reasons: int) -> dict[str, Any]:
+    return {
+        "clips": clips,
+        "clips_rejected": rejected,
+        "audio_s": 5.0 * clips,
+        "bytes": 1000 * clips,
+        "reasons": reasons,
+    }
+
+
+def test_metrics_and_summary_say_the_same(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr(progress.metrics, "Counter", Recorded)
+    monkeypatch.setattr(progress, "LOG_EVERY_S", 0.0)
+    Recorded.values.clear()
+    shown = Progress("extract", 20, time.monotonic())
+    with caplog.at_level(logging.INFO, "audioclf"):
+        shown.add(unit(10, 0))
+        shown.add(unit(10, 3, DecodeError=2, EmptyClipError=1))
+    assert "20/20 clips" in caplog.messages[-1]
+    assert "3 rejected (2 DecodeError, 1 EmptyClipError), 0 s left" in caplog.messages[-1]
+    summary = shown.summary()
+    assert (summary["units"], summary["clips"], summary["audio_s"], summary["bytes"]) == (2, 20, 100.0, 20_000)
+    assert Recorded.values == {
+        ("audioclf_clips", None): summary["clips"],
+        ("audioclf_clips_rejected", None): summary["clips_rejected"],
+        ("audioclf_audio_s", None): summary["audio_s"],
+        ("audioclf_bytes", None): summary["bytes"],
+        ("audioclf_rejects", "DecodeError"): 2,
+        ("audioclf_rejects", "EmptyClipError"): 1,
+    }
+    assert summary["rejects_by_reason"] == {"DecodeError": 2, "EmptyClipError": 1}

@@ -1,0 +1,149 @@
+"""Files to mono sound: what is read by byte range must be what libsndfile reads."""
+
+import io
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from hypothesis import given
+from hypothesis import strategies as st
+
+from audioclf.audio import wav as pcm_wav
+from audioclf.audio.recording import Recording, probe
+from audioclf.errors import DecodeError, EmptyClipError
+
+Wav = Callable[..., Path]
+
+PCM_KINDS = [
+    ("WAV", "PCM_U8"), ("WAV", "PCM_16"), ("WAV", "PCM_24"), ("WAV", "PCM_32"), ("WAV", "FLOAT"), ("WAV", "DOUBLE"),
+    ("WAVEX", "PCM_16"), ("WAVEX", "PCM_24"), ("WAVEX", "FLOAT"), ("RF64", "PCM_16"), ("RF64", "PCM_24"),
+]  # fmt: skip
+OTHER_KINDS = [("FLAC", "PCM_16"), ("W64", "PCM_16"), ("AIFF", "PCM_24"), ("OGG", "VORBIS"), ("WAV", "ULAW")]
+
+
+def encoded(samples: np.ndarray, rate: int = 8_000, kind: tuple[str, str] = ("WAV", "PCM_16")) -> bytes:
+    buffer = io.BytesIO()
+    soundfile.write(buffer, samples, rate, format=kind[0], subtype=kind[1])
+    return buffer.getvalue()
+
+
+def noise(frames: int, channels: int) -> np.ndarray:
+    return np.random.default_rng(frames).uniform(-1, 0.99, size=(frames, channels))
+
+
+def whole(data: bytes, **part: float) -> np.ndarray:
+    with Recording(io.BytesIO(data), "x", **part) as recording:
+        return recording.read(0, 1 << 40)
+
+
+@pytest.mark.parametrize("kind", [*PCM_KINDS, *OTHER_KINDS])
+@pytest.mark.parametrize("channels", [1, 2])
+def test_samples_are_those_that_libsndfile_reads(kind: tuple[str, str], channels: int) -> None:
+    data = encoded(noise(1001, channels), kind=kind)
+    expected, _ = soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True)
+    assert (pcm_wav.parse(io.BytesIO(data)) is not None) == (kind in PCM_KINDS)
+    np.testing.assert_array_equal(whole(data), expected.mean(axis=1, dtype=np.float32))
+
+
+@pytest.mark.parametrize("kind", [("WAV", "PCM_24"), ("FLAC", "PCM_16"), ("OGG", "VORBIS")])
+def test_windows_that_move_forwards_show_the_same_samples(kind: tuple[str, str], monkeypatch) -> None:
+    monkeypatch.setattr("audioclf.audio.recording.BLOCK_VALUES", 64)
+    data = encoded(noise(1000, 2), kind=kind)
+    all_of_it = whole(data)
+    with Recording(io.BytesIO(data), "x") as recording:
+        for start, stop in ((0, 10), (5, 300), (300, 420), (700, 990), (980, 2000), (1000, 1001)):
+            np.testing.assert_array_equal(recording.read(start, stop), all_of_it[start:stop])
+        assert recording.n_frames == 1000
+
+
+def test_a_part_of_a_file_is_cut_in_seconds() -> None:
+    data = encoded(np.arange(8_000) / 10_000, kind=("WAV", "FLOAT"))
+    np.testing.assert_allclose(whole(data, start_s=0.25, end_s=0.5), np.arange(2_000, 4_000) / 10_000, rtol=1e-6)
+    with pytest.raises(EmptyClipError):
+        whole(data, start_s=2.0)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"RIFF", b"RIFF\0\0\0\0WAVEfmt ", b"not a sound at all, but some text\n" * 10]
+)
+def test_what_is_no_audio_is_a_decode_error_that_names_the_clip(content: bytes) -> None:
+    with pytest.raises(DecodeError, match=r"^clips/x\.wav: decode: "):
+        Recording(io.BytesIO(content), "clips/x.wav")
+
+
+@pytest.mark.parametrize("kind", [("WAV", "PCM_16"), ("AIFF", "PCM_16")])
+def test_no_samples_make_an_empty_clip(kind: tuple[str, str]) -> None:
+    with pytest.raises(EmptyClipError):
+        Recording(io.BytesIO(encoded(np.zeros(0), kind=kind)), "x").read(0, 1)
+
+
+def test_a_header_that_promises_too_much_allocates_nothing_and_shows() -> None:
+    content = bytearray(encoded(np.zeros(500, np.int16) + 1000))
+    content[4:8] = content[40:44] = (0xFFFFFFF0).to_bytes(4, "little")  # 4 GB
+    with Recording(io.BytesIO(bytes(content)), "x") as recording:
+        assert recording.truncated
+        assert recording.n_frames == 500
+        assert len(recording.read(0, 1 << 40)) == 500
+
+
+def test_a_header_of_unknown_size_means_until_the_end() -> None:
+    content = bytearray(encoded(np.zeros(500, np.int16) + 1000))
+    content[4:8] = content[40:44] = (0xFFFFFFFF).to_bytes(4, "little")
+    with Recording(io.BytesIO(bytes(content)), "x") as recording:
+        assert (recording.n_frames, recording.truncated) == (500, False)
+
+
+def test_a_cut_stream_is_truncated_once_its_end_is_reached() -> None:
+    data = encoded(noise(100_000, 1), kind=("OGG", "VORBIS"))
+    with Recording(io.BytesIO(data[: len(data) // 2]), "x") as recording:
+        read = recording.read(0, 200_000)
+        assert 0 < len(read) < 100_000
+        assert recording.n_frames == len(read)
+
+
+def test_damage_is_an_error_of_what_can_no_longer_be_read() -> None:
+    data = encoded(noise(100_000, 1), kind=("FLAC", "PCM_16"))
+    with Recording(io.BytesIO(data[: len(data) // 2]), "x") as recording:
+        assert len(recording.read(0, 20_000)) == 20_000
+        with pytest.raises(DecodeError, match="lost sync"):
+            recording.read(20_000, 80_000)
+
+
+@given(st.binary(max_size=60), st.integers(0, 80))
+def test_a_header_with_random_bytes_never_raises(noise_bytes: bytes, at: int) -> None:
+    content = encoded(np.zeros(50))
+    damaged = content[:at] + noise_bytes + content[at + len(noise_bytes) :]
+    layout = pcm_wav.parse(io.BytesIO(damaged))
+    if layout is not None:
+        assert 0 <= layout.frames * layout.frame_bytes <= len(damaged)
+
+
+def test_chunks_before_the_sound_are_passed_over() -> None:
+    content = encoded(np.array([0.25, -0.5]))
+    odd = b"LIST" + struct.pack("<I", 3) + b"abc\0"
+    assert whole(content[:12] + odd + content[12:]).tolist() == [0.25, -0.5]
+
+
+def test_probe_reads_the_header(wav: Wav) -> None:
+    with open(wav(np.zeros((4_000, 2))), "rb") as file:
+        info = probe(file, "x")
+    assert (info.duration_s, info.sample_rate, info.channels) == (0.5, 8_000, 2)
+
+
+@pytest.mark.parametrize(
+    ("samples", "run"),
+    [
+        ([0.0, 1.0, 1.0, 1.0, 0.0], 3),
+        ([0.0, 1.0, 0.0, -1.0, 1.0], 2),
+        ([0.5, 0.9, 0.99], 0),
+        ([[0.0, 1.0], [-1.0, 0.0], [0.0, 1.0], [0.0, 0.0]], 3),  # in any channel
+    ],
+)
+def test_full_scale_runs_are_seen_before_channels_are_mixed(samples: list, run: int) -> None:
+    with Recording(io.BytesIO(encoded(np.array(samples), kind=("WAV", "FLOAT"))), "x") as recording:
+        recording.read(0, 100)
+        assert recording.longest_full_scale_run(0, 100) == run
+        assert recording.longest_full_scale_run(4, 100) <= 1
