@@ -91,7 +91,7 @@ def test_a_killed_driver_leaves_a_run_that_goes_on(jobs: Jobs, tmp_path: Path) -
         (folder / f"{i}.wav").hardlink_to(first)
     manifest, run, undisturbed = (str(tmp_path / name) for name in ("m.parquet", "run", "undisturbed"))
     jobs.succeed("manifest", "--input", str(folder.parent), "--output", manifest)
-    flags = ("extract", "--manifest", manifest, "--segment-s", "1", "--unit-clips", "50", "--output")
+    flags = ("extract", "--manifest", manifest, "--segment-s", "1", "--unit-segments", "50", "--output")
     process = jobs.start(*flags, run)
     data = Path(run, "data")
     while len(list(data.glob("unit-*"))) < 30:  # a quarter of the 120 units
