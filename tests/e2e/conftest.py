@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 from moto.server import ThreadedMotoServer
 
+from audioclf import s3
+from tests.fault_proxy import FaultProxy
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -64,6 +67,17 @@ def s3_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[st
         "AWS_DEFAULT_REGION": "us-east-1",
     }
     server.stop()
+
+
+@pytest.fixture
+def gateway(s3_environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultProxy]:
+    """What stands between the jobs and the store, and can be taken away; this process goes through it too."""
+    with FaultProxy(s3_environment["AWS_ENDPOINT_URL"]) as proxy:
+        for name, value in {**s3_environment, "AWS_ENDPOINT_URL": proxy.endpoint}.items():
+            monkeypatch.setenv(name, value)
+        s3.client.cache_clear()
+        yield proxy
+    s3.client.cache_clear()
 
 
 def _ceph(folder: Path) -> Iterator[dict[str, str]]:

@@ -33,15 +33,6 @@ GATEWAY_GONE_S = (2.0, 8.0)
 
 
 @pytest.fixture
-def gateway(s3_environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultProxy]:
-    """What stands between the jobs and the store, and can be taken away."""
-    with FaultProxy(s3_environment["AWS_ENDPOINT_URL"]) as proxy:
-        for name, value in {**s3_environment, "AWS_ENDPOINT_URL": proxy.endpoint}.items():
-            monkeypatch.setenv(name, value)
-        yield proxy
-
-
-@pytest.fixture
 def clips(gateway: FaultProxy, tmp_path) -> str:
     """A bucket of clips, a few of them no sound."""
     client = boto3.client("s3")
