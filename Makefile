@@ -8,7 +8,7 @@ STAMP := .venv/.ready
 export RAY_USAGE_STATS_ENABLED := 0
 export PYTHONUNBUFFERED := 1
 
-.PHONY: setup demo test test-all test-s3 check format bench lock clean
+.PHONY: setup demo test test-all test-s3 test-chaos check format bench lock clean
 
 setup: $(STAMP)
 
@@ -29,6 +29,10 @@ test-all: $(STAMP)
 # The end-to-end tests against a real S3 server instead of moto's.
 test-s3: $(STAMP)
 	@AUDIOCLF_TEST_S3=1 $(BIN)/python -m pytest tests/e2e -k s3
+
+# Ten minutes of kills; AUDIOCLF_TEST_S3=1 makes them happen before a real S3 server.
+test-chaos: $(STAMP)
+	@$(BIN)/python -m pytest -m heavy -s tests/e2e/test_chaos.py
 
 check: $(STAMP)
 	@$(BIN)/ruff check .

@@ -1,4 +1,4 @@
-"""Seconds and peak memory of making a manifest of millions of clips, and of reading it as extract does.
+"""Seconds and peak memory of making a manifest of millions of clips, of planning its extraction, and of starting it.
 
 Each step runs in a process of its own, so that its peak is its own.
 """
@@ -7,6 +7,9 @@ import argparse
 import logging
 import multiprocessing
 import resource
+import signal
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -14,17 +17,19 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from unittest import mock
 
+import corpus
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from audioclf import manifest, schema, storage
-from audioclf.config import ManifestConfig
+from audioclf import manifest, schema, shards, storage
+from audioclf.config import ExtractConfig, ManifestConfig
+from audioclf.pipelines import extract
 from audioclf.pipelines import manifest as manifest_job
 from audioclf.storage import FileInfo
+from audioclf.units import MAX_UNIT_SEGMENTS, Unit
 
 BATCH_ROWS = 65_536
-PLAN_COLUMNS = ["clip_id", "size_bytes", "duration_s", "sample_rate", "channels", "start_s", "end_s"]
 CLASSES, PARTS = 527, 41
 
 
@@ -35,20 +40,30 @@ def main() -> None:
     args = parser.parse_args()
     rows, folds = args.rows, args.folds
     with tempfile.TemporaryDirectory() as folder:
+        clip = next((corpus.hard_linked_clips(Path(folder, "clips"), 1) / "noise").iterdir())
         written, made = str(Path(folder, "written.parquet")), str(Path(folder, "made.parquet"))
         report("import the libraries", nothing)
-        report(f"write {rows:,} rows", write_synthetic, written, rows)
-        report("read them as extract does, and plan", read_and_plan, written)
+        report(f"write {rows:,} rows", write_synthetic, written, rows, clip)
+        plan_s, plan_mb = report("plan their extraction", plan, written)
         report(f"list {rows:,} made-up files", exhaust_listing, rows)
         report("list, lay out, check and write them", make, made, rows, folds)
-        report("read them as extract does, and plan", read_and_plan, made)
+        report("plan their extraction", plan, made)
+        first_s = {}
+        for done in (0.0, 0.9):
+            first_s[done] = first_unit_s(written, Path(folder, f"run-{done}"), rows, done)
+            print(
+                f"first unit of an extraction with {done:.0%} done: {first_s[done]:.1f} s after its start", flush=True
+            )
+    print("required at 5,000,000 rows: planned in 60 s and 2,000 MB, first unit of a resume within 60 s")
+    sys.exit(plan_s > 60 or plan_mb > 2000 or first_s[0.9] > 60)
 
 
-def report(what: str, step: Callable[..., None], *args: object) -> None:
-    """Run a step in a fresh process and print what it took."""
+def report(what: str, step: Callable[..., None], *args: object) -> tuple[float, float]:
+    """Run a step in a fresh process and print what it took: seconds, and MB at its peak."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         seconds, peak_mb = pool.submit(measure, step, *args).result()
     print(f"{what:40s} {seconds:7.1f} s, peak {peak_mb:7,.0f} MB", flush=True)
+    return seconds, peak_mb
 
 
 def measure(step: Callable[..., None], *args: object) -> tuple[float, float]:
@@ -63,13 +78,30 @@ def nothing() -> None:
     """What every process has in memory already."""
 
 
-def read_and_plan(path: str) -> None:
-    """The part of extract that looks at the whole manifest."""
-    plan_units(manifest.read(storage.to_uri(path), PLAN_COLUMNS).table)
+def plan(path: str) -> None:
+    """All that extract does before it starts Ray."""
+    extract.run(ExtractConfig(manifest=path, output=f"{path}-run", segment_s=5.0, dry_run=True))
 
 
-def plan_units(clips: pa.Table) -> None:
-    """Where the planning of units is to be timed."""
+def first_unit_s(path: str, output: Path, rows: int, done: float) -> float:
+    """Seconds from the start of an extraction, of which a part seems done, to its first unit; then it is stopped."""
+    data = output / shards.DATA
+    data.mkdir(parents=True)
+    n_units = -(-rows // MAX_UNIT_SEGMENTS)
+    for i in range(round(done * n_units)):
+        (data / Unit(i, 0, 0).name).touch()
+    before = len(list(data.iterdir()))
+    command = [sys.executable, corpus.ROOT / "jobs" / "extract.py", "--manifest", path, "--output", output]
+    began = time.perf_counter()
+    process = subprocess.Popen([*command, "--segment-s", "5"], stderr=subprocess.PIPE, text=True)
+    while len(list(data.glob("unit-*"))) == before:
+        if process.poll() is not None:
+            sys.exit(f"jobs/extract.py: exit {process.returncode}\n{process.stderr.read() if process.stderr else ''}")
+        time.sleep(0.1)
+    seconds = time.perf_counter() - began
+    process.send_signal(signal.SIGINT)
+    process.communicate()
+    return seconds
 
 
 def exhaust_listing(rows: int) -> None:
@@ -80,7 +112,7 @@ def exhaust_listing(rows: int) -> None:
 
 def make(path: str, rows: int, folds: int | None) -> None:
     """The manifest job on a bucket that is not there."""
-    with mock.patch.object(storage, "list_files", return_value=listing(rows)):
+    with mock.patch.multiple(storage, list_files=mock.Mock(return_value=listing(rows)), reach=mock.Mock()):
         manifest_job.run(ManifestConfig("s3://audio-collection/clips", path, folds=folds))
 
 
@@ -91,32 +123,30 @@ def listing(rows: int) -> Iterator[FileInfo]:
         yield FileInfo(f"s3://audio-collection/clips/{path}", path, 882_044, f'"{i:032x}"', 1.7e9)
 
 
-def write_synthetic(path: str, rows: int) -> None:
-    """A manifest whose clips have random ids and known durations."""
+def write_synthetic(path: str, rows: int, clip: Path) -> None:
+    """A manifest whose clips have random ids and are all one file."""
     rng = np.random.default_rng(0)
     with pq.ParquetWriter(path, schema.MANIFEST, compression="zstd") as writer:
         for start in range(0, rows, BATCH_ROWS):
-            table = synthetic(rng, start, min(BATCH_ROWS, rows - start))
+            table = synthetic(rng, min(BATCH_ROWS, rows - start), clip)
             writer.write_table(table, row_group_size=manifest.ROW_GROUP_ROWS)
 
 
-def synthetic(rng: np.random.Generator, start: int, count: int) -> pa.Table:
+def synthetic(rng: np.random.Generator, count: int, clip: Path) -> pa.Table:
     """Rows of a manifest, column by column."""
     ids = hexadecimal(rng, count)
     label = pa.array([f"class {c}" for c in range(CLASSES)]).take(pa.array(rng.integers(0, CLASSES, count)))
     known: dict[str, pa.Array] = {
         "clip_id": ids,
-        "uri": pa.array(
-            [f"s3://audio-collection/clips/Y{i:011d}_30000_40000.wav" for i in range(start, start + count)]
-        ),
-        "size_bytes": pa.array(rng.integers(800_000, 900_000, count)),
-        "etag": hexadecimal(rng, count),
+        "uri": pa.array([clip.as_uri()] * count),
+        "size_bytes": pa.array(np.full(count, clip.stat().st_size)),
+        "etag": pa.array([str(clip.stat().st_mtime_ns)] * count),
         "labels": pa.ListArray.from_arrays(pa.array(np.arange(count + 1), pa.int32()), label),
         "fold": pa.array(rng.integers(1, 6, count), pa.int32()),
         "source_id": ids,
-        "duration_s": pa.array(rng.uniform(9, 10, count)),
+        "duration_s": pa.array(np.full(count, 5.0)),
         "sample_rate": pa.array(np.full(count, 44_100), pa.int32()),
-        "channels": pa.array(rng.integers(1, 3, count), pa.int32()),
+        "channels": pa.array(np.full(count, 1), pa.int32()),
     }
     columns = [known.get(field.name, pa.nulls(count, field.type)) for field in schema.MANIFEST]
     return pa.table(columns, schema=schema.MANIFEST)
