@@ -2,52 +2,100 @@
 
 import dataclasses
 import functools
+import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import scipy.fft
+from numpy.lib.stride_tricks import sliding_window_view
 
+from audioclf.audio.mel import Bands, MelScale, mel_filters
 from audioclf.errors import ConfigError, SchemaError
 
 
 @dataclass(frozen=True)
 class FrontEnd:
-    """A log-mel front end. It travels with every shard and checkpoint; two that differ do not mix.
+    """From samples to a picture. It travels with every shard and checkpoint; two that differ do not mix.
 
-    Frames are centred: frame t is the n_fft samples around t·hop_length, zeros beyond the ends. Power spectra
-    pass Slaney's triangular filters (unit area), then 10·log10(max(x, floor)).
+    In this order: pre-emphasis → frames × Hann window, zeros up to n_fft → Fourier transform → |X|^power → mel filters
+    → logarithm of max(x, floor) + log_offset → at most top_db below the loudest → cosine transform →
+    (x − mean) / std. A field at its default leaves its step out.
     """
 
     name: str
     sample_rate: int
+    """Hz."""
     n_fft: int
+    """Samples in a Fourier transform; even."""
     win_length: int
+    """Samples in a window."""
     hop_length: int
+    """Samples from one frame to the next."""
     n_mels: int
+    """Mel filters."""
     f_min_hz: float
+    """Where the first filter begins."""
     f_max_hz: float
+    """Where the last filter ends."""
     floor: float = 1e-10
+    periodic_window: bool = True
+    """False: symmetric, both ends 0."""
+    center: bool = True
+    """True: frame t is centred on sample t·hop_length; False: it begins there, and lies within the segment."""
+    pad_mode: Literal["constant", "reflect"] = "constant"
+    """What centred frames find beyond the ends: zeros, or the segment mirrored at its first and last sample."""
+    pre_emphasis: float = 0.0
+    """c of x[t] − c·x[t−1]; takes one sample."""
+    power: float = 2.0
+    """2: power spectrum; 1: magnitude."""
+    mel_scale: MelScale = "slaney"
+    mel_norm: Literal["slaney", "none"] = "slaney"
+    """Filters of unit area, or of height 1."""
+    mel_triangles: Literal["hz", "mel"] = "hz"
+    """Filters' sides are straight over Hz, or over mel as in Kaldi and TensorFlow."""
+    log: Literal["db", "ln"] = "db"
+    """10·log10(x), or ln(x)."""
+    log_offset: float = 0.0
+    top_db: float | None = None
+    """Values further below the picture's highest are raised to that bound; None: no bound."""
+    mean: float = 0.0
+    std: float = 1.0
+    n_mfcc: int = 0
+    """Coefficients kept of an orthonormal DCT-II over the bands; 0: no DCT."""
 
     @property
-    def floor_db(self) -> float:
-        """What digital silence becomes."""
-        return float(10 * np.log10(self.floor))
+    def n_features(self) -> int:
+        """Rows of the picture."""
+        return self.n_mfcc or self.n_mels
 
     def n_frames(self, n_samples: int) -> int:
-        """Frames of a segment of n_samples."""
-        return 1 + n_samples // self.hop_length
+        """Frames of a segment of n_samples; one that is shorter than a window is filled up to it with zeros."""
+        left = n_samples - self._taken
+        return max(1, 1 + (left if self.center else left - self.win_length) // self.hop_length)
 
     def duration_s(self, n_frames: int) -> float:
-        """The time between the centres of the first and the last frame."""
-        return (n_frames - 1) * self.hop_length / self.sample_rate
+        """The shortest segment with so many frames; centred: from the first centre to the last."""
+        window = 0 if self.center else self.win_length
+        return ((n_frames - 1) * self.hop_length + window + self._taken) / self.sample_rate
+
+    @property
+    def _taken(self) -> int:
+        return 1 if self.pre_emphasis else 0
+
+    def filters(self) -> np.ndarray:
+        """Its mel filters, [n_mels, 1 + n_fft/2] float32."""
+        return mel_filters(
+            self.sample_rate, self.n_fft, self.n_mels, self.f_min_hz, self.f_max_hz,
+            self.mel_scale, self.mel_norm, self.mel_triangles,
+        )  # fmt: skip
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> "FrontEnd":
-        """Raises SchemaError where the fields are not those of a front end."""
+        """Fields that are not there have their defaults. Raises SchemaError where others are not a front end's."""
         try:
             return cls(**fields)
         except TypeError as error:
@@ -59,21 +107,43 @@ class FrontEnd:
         return ", ".join(f"{key} {ours[key]} against {theirs[key]}" for key in ours if ours[key] != theirs[key])
 
 
+_LOGMEL44K = FrontEnd(
+    "logmel44k", sample_rate=44_100, n_fft=1024, win_length=1024, hop_length=1024,
+    n_mels=128, f_min_hz=0.0, f_max_hz=22_050.0,
+)  # fmt: skip
+
+# fmt: off
 FRONT_ENDS = {
     spec.name: spec
     for spec in (
+        _LOGMEL44K,
+        dataclasses.replace(_LOGMEL44K, name="mfcc44k", n_mfcc=20),
+        # Kong et al., PANNs (2020): Cnn14 and its siblings, and Cnn14_16k.
         FrontEnd(
-            name="logmel44k",
-            sample_rate=44_100,
-            n_fft=1024,
-            win_length=1024,
-            hop_length=1024,
-            n_mels=128,
-            f_min_hz=0.0,
-            f_max_hz=22_050.0,
+            "panns32k", sample_rate=32_000, n_fft=1024, win_length=1024, hop_length=320,
+            n_mels=64, f_min_hz=50.0, f_max_hz=14_000.0, pad_mode="reflect",
+        ),
+        FrontEnd(
+            "panns16k", sample_rate=16_000, n_fft=512, win_length=512, hop_length=160,
+            n_mels=64, f_min_hz=50.0, f_max_hz=8_000.0, pad_mode="reflect",
+        ),
+        # Schmid et al., EfficientAT (2023), as it evaluates: mel filters as Kaldi's.
+        FrontEnd(
+            "efficientat32k", sample_rate=32_000, n_fft=1024, win_length=800, hop_length=320,
+            n_mels=128, f_min_hz=0.0, f_max_hz=15_000.0, pre_emphasis=0.97, periodic_window=False, pad_mode="reflect",
+            mel_scale="htk", mel_norm="none", mel_triangles="mel",
+            log="ln", floor=0.0, log_offset=1e-5, mean=-4.5, std=5.0,
+        ),
+        # Plakal and Ellis, YAMNet (2019): mel filters as TensorFlow's, of a magnitude spectrum.
+        FrontEnd(
+            "yamnet16k", sample_rate=16_000, n_fft=512, win_length=400, hop_length=160,
+            n_mels=64, f_min_hz=125.0, f_max_hz=7_500.0, center=False, power=1.0,
+            mel_scale="htk", mel_norm="none", mel_triangles="mel",
+            log="ln", floor=0.0, log_offset=1e-3,
         ),
     )
 }
+# fmt: on
 
 
 def get_front_end(name: str) -> FrontEnd:
@@ -88,58 +158,111 @@ def get_front_end(name: str) -> FrontEnd:
 
 
 def log_mel(samples: np.ndarray, spec: FrontEnd) -> np.ndarray:
-    """The log-mel picture of a segment.
+    """The picture of a segment.
 
     Args:
         samples: [n] float32 at spec.sample_rate.
         spec: the front end.
 
     Returns:
-        [n_mels, n_frames] float32, dB. The same as librosa.feature.melspectrogram(pad_mode="constant") and
-        power_to_db(top_db=None).
+        [spec.n_features, spec.n_frames(n)] float32. With the defaults: dB, the same as
+        librosa.feature.melspectrogram(pad_mode="constant") and power_to_db(top_db=None).
     """
-    window, filters = _window_and_filters(spec)
-    padded = np.pad(samples, spec.n_fft // 2)
-    frames = np.lib.stride_tricks.sliding_window_view(padded, spec.n_fft)[:: spec.hop_length]
-    spectra = np.asarray(scipy.fft.rfft(frames * window, axis=1))
-    power = np.square(np.real(spectra)) + np.square(np.imag(spectra))
-    mel = filters @ power.T
-    return 10 * np.log10(np.maximum(mel, spec.floor, out=mel), out=mel)
+    window, window64, bands = _windows_and_bands(spec)
+    n_frames = spec.n_frames(len(samples))
+    samples, begin = _prepared(samples, spec, n_frames)
+    spectra = np.empty((n_frames, 1 + spec.n_fft // 2), np.float32)
+    block = max(1, _BLOCK_SAMPLES // spec.n_fft)
+    for first in range(0, n_frames, block):
+        part = spectra[first : first + block]
+        _spectra(_frames(samples, begin, range(first, first + len(part)), spec, window), spec.power, out=part)
+    mel = bands.apply(spectra)
+    wide = _beyond_float32(spectra, mel, bands, spec)
+    if len(wide):
+        exact = spectra[: len(wide)]
+        _spectra(_frames(samples, begin, range(n_frames), spec, window64)[wide], spec.power, out=exact)
+        mel[:, wide] = bands.apply(exact)
+    return _compressed(mel, spec)
+
+
+_BLOCK_SAMPLES = 256 * 1024
+"""Samples in the frames of a block: a clip of 5 s is one, and a long segment's arrays stay in the cache."""
 
 
 @functools.cache
-def _window_and_filters(spec: FrontEnd) -> tuple[np.ndarray, np.ndarray]:
-    phase = 2 * np.pi * np.arange(spec.win_length) / spec.win_length
-    window = (0.5 - 0.5 * np.cos(phase)).astype(np.float32)  # Hann, periodic
-    before = (spec.n_fft - spec.win_length) // 2
-    window = np.pad(window, (before, spec.n_fft - spec.win_length - before))
-    return window, mel_filters(spec)
+def _windows_and_bands(spec: FrontEnd) -> tuple[np.ndarray, np.ndarray, Bands]:
+    """Hann window as float32 and as float64, and the mel filters."""
+    period = spec.win_length if spec.periodic_window else spec.win_length - 1
+    hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(spec.win_length) / period)
+    return hann.astype(np.float32), hann, Bands.of(spec.filters())
 
 
-def mel_filters(spec: FrontEnd) -> np.ndarray:
-    """[n_mels, 1 + n_fft/2] float32: triangles of unit area on Slaney's mel scale.
-
-    Written out because importing librosa costs each worker seconds. Source: M. Slaney, Auditory Toolbox (1998).
-    """
-    bins_hz = np.linspace(0, spec.sample_rate / 2, 1 + spec.n_fft // 2)
-    lowest, highest = _hz_to_mel(np.array([spec.f_min_hz, spec.f_max_hz]))
-    edges_hz = _mel_to_hz(np.linspace(lowest, highest, spec.n_mels + 2))
-    left, centre, right = (edges_hz[i : i + spec.n_mels, None] for i in range(3))
-    triangles = np.minimum((bins_hz - left) / (centre - left), (right - bins_hz) / (right - centre))
-    return (np.maximum(triangles, 0) * 2 / (right - left)).astype(np.float32)
-
-
-# Slaney's scale: linear up to 1000 Hz (mel 15), then 27 mels for each factor of 6.4.
-_LINEAR_HZ = 200 / 3
-_BREAK_HZ, _BREAK_MEL = 1000.0, 15.0
-_LOG_STEP = np.log(6.4) / 27
+def _prepared(samples: np.ndarray, spec: FrontEnd, n_frames: int) -> tuple[np.ndarray, int]:
+    """The samples after pre-emphasis and reflection, and where in them frame 0 begins: before them, where negative."""
+    if spec.pre_emphasis:
+        samples = samples[1:] - spec.pre_emphasis * samples[:-1]
+    # A centred window lies amid n_fft samples; where the transform finds it there only turns phases.
+    before = spec.n_fft // 2 - (spec.n_fft - spec.win_length) // 2 if spec.center else 0
+    if not spec.center or spec.pad_mode == "constant" or not len(samples):
+        return samples, -before
+    after = (n_frames - 1) * spec.hop_length + spec.win_length - before - len(samples)
+    return np.pad(samples, (before, max(after, 0)), mode="reflect"), 0
 
 
-def _hz_to_mel(hz: np.ndarray) -> np.ndarray:
-    above = _BREAK_MEL + np.log(np.maximum(hz, _BREAK_HZ) / _BREAK_HZ) / _LOG_STEP
-    return np.where(hz < _BREAK_HZ, hz / _LINEAR_HZ, above)
+def _frames(samples: np.ndarray, begin: int, which: range, spec: FrontEnd, window: np.ndarray) -> np.ndarray:
+    """[len(which), n_fft] of the window's precision: frame t is window × the samples from begin + t·hop_length on."""
+    length, hop = spec.win_length, spec.hop_length
+    frames = np.empty((len(which), spec.n_fft), window.dtype)
+    frames[:, length:] = 0
+    # Frames [whole, late) lie within the samples. The rest take zeros beyond the ends; to pad would copy all samples.
+    whole = min(max(which.start, -(begin // hop)), which.stop)
+    late = max(whole, min(which.stop, 1 + (len(samples) - length - begin) // hop))
+    if late > whole:
+        inside = sliding_window_view(samples, length)[begin + whole * hop :: hop][: late - whole]
+        np.multiply(inside, window, out=frames[whole - which.start : late - which.start, :length])
+    for t in (*range(which.start, whole), *range(late, which.stop)):
+        at = begin + t * hop
+        part = samples[max(at, 0) : at + length]
+        there = slice(max(-at, 0), max(-at, 0) + len(part))
+        frames[t - which.start, :length] = 0
+        frames[t - which.start, there] = part * window[there]
+    return frames
 
 
-def _mel_to_hz(mel: np.ndarray) -> np.ndarray:
-    above = _BREAK_HZ * np.exp(_LOG_STEP * (mel - _BREAK_MEL))
-    return np.where(mel < _BREAK_MEL, mel * _LINEAR_HZ, above)
+def _spectra(frames: np.ndarray, power: float, out: np.ndarray) -> None:
+    """|X|^power of frames [n, n_fft] into out [n, 1 + n_fft/2]."""
+    spectra = np.asarray(scipy.fft.rfft(frames, axis=1))
+    np.square(np.real(spectra), out=out)
+    out += np.square(np.imag(spectra))
+    if power == 1:
+        np.sqrt(out, out=out)
+
+
+_FLOAT32_RANGE_DB = 105
+"""A filter so far below its frame's strongest bin is right to 0.03 dB after a Fourier transform in float32."""
+
+
+def _beyond_float32(spectra: np.ndarray, mel: np.ndarray, bands: Bands, spec: FrontEnd) -> np.ndarray:
+    """The frames of which some filter's value is further down than that, and yet above the floor."""
+    unsure = spectra.max(axis=1) * 10 ** (-_FLOAT32_RANGE_DB / 20 * spec.power)
+    floor = max(spec.floor, spec.log_offset)
+    wide = np.flatnonzero(unsure * bands.sums.max() > floor)
+    values = mel[:, wide]
+    return wide[((values > floor) & (values < bands.sums[:, None] * unsure[wide])).any(axis=0)]
+
+
+def _compressed(mel: np.ndarray, spec: FrontEnd) -> np.ndarray:
+    """The steps from the logarithm on; overwrites mel."""
+    np.maximum(mel, spec.floor, out=mel)
+    if spec.log_offset:
+        mel += spec.log_offset
+    np.log(mel, out=mel)  # vectorised on every processor, unlike log10
+    if spec.log == "db":
+        mel *= 10 / math.log(10)
+    if spec.top_db is not None:
+        np.maximum(mel, mel.max() - spec.top_db, out=mel)
+    if spec.n_mfcc:
+        mel = np.asarray(scipy.fft.dct(mel, axis=0, norm="ortho"))[: spec.n_mfcc]
+    if (spec.mean, spec.std) != (0, 1):
+        mel = (mel - spec.mean) / spec.std
+    return mel
