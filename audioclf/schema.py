@@ -8,6 +8,7 @@ SCHEMA_VERSION = "1"
 META_VERSION = b"audioclf.schema_version"
 META_FRONT_END = b"audioclf.front_end"
 META_CONFIG_DIGEST = b"audioclf.config_digest"
+META_SHAPE = b"shape"  # of the field log_mel
 META_UNIT = b"audioclf.unit"  # JSON: the counters of this unit of work; of the file, known when it ends
 
 MANIFEST = pa.schema(
@@ -44,7 +45,11 @@ REJECT = pa.schema(
 
 
 def shard(n_features: int, n_frames: int) -> pa.Schema:
-    """The schema of a spectrogram shard whose rows hold pictures of one shape."""
+    """The schema of a spectrogram shard whose rows hold pictures of one shape.
+
+    log_mel is the picture's float16 values, little-endian, one feature's frames after the other's: as opaque bytes they
+    are written and read in a third of the time that a list of numbers takes.
+    """
     return pa.schema(
         [
             pa.field("clip_id", pa.string(), nullable=False),
@@ -54,7 +59,12 @@ def shard(n_features: int, n_frames: int) -> pa.Schema:
             pa.field("copy_index", pa.int32(), nullable=False),  # 0: the original
             pa.field("transform_set", pa.string(), nullable=False),
             pa.field("transform_params", pa.string(), nullable=False),  # JSON
-            pa.field("log_mel", pa.fixed_shape_tensor(pa.float16(), [n_features, n_frames]), nullable=False),
+            pa.field(
+                "log_mel",
+                pa.binary(2 * n_features * n_frames),
+                nullable=False,
+                metadata={"dtype": "float16", META_SHAPE: f"[{n_features}, {n_frames}]"},
+            ),
             pa.field("valid_frames", pa.int32(), nullable=False),  # frames beyond it are padding
             pa.field("labels", pa.list_(pa.string()), nullable=False),
             pa.field("fold", pa.int32()),

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import corpus
 import numpy as np
-import pyarrow.parquet as pq
 import soundfile
+
+from audioclf import shards
 
 RATE, SEGMENT_S, FILES = 192_000, 10, 10
 WORKER_MB = 1000
@@ -34,9 +35,11 @@ def write(folder: Path, hours: float) -> None:
 
 def pictures(run: Path) -> np.ndarray:
     """[N, n_mels, n_frames] in the order of the recording: by file, then by segment."""
-    table = pq.read_table(run / "data", columns=["uri", "segment_index", "log_mel"])
-    table = table.sort_by([("uri", "ascending"), ("segment_index", "ascending")])
-    return table["log_mel"].combine_chunks().to_numpy_ndarray().astype(np.float32)
+    examples = shards.load([str(run)], copies=False)
+    order = sorted(
+        range(len(examples)), key=lambda i: (examples.columns["uri"][i], examples.columns["segment_index"][i])
+    )
+    return examples.log_mel[order].astype(np.float32)
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 import scipy.fft
-from numpy.lib.stride_tricks import sliding_window_view
+from numpy.lib.stride_tricks import as_strided
 
 from audioclf.audio.mel import Bands, MelScale, mel_filters
 from audioclf.errors import ConfigError, SchemaError
@@ -218,7 +218,8 @@ def _frames(samples: np.ndarray, begin: int, which: range, spec: FrontEnd, windo
     whole = min(max(which.start, -(begin // hop)), which.stop)
     late = max(whole, min(which.stop, 1 + (len(samples) - length - begin) // hop))
     if late > whole:
-        inside = sliding_window_view(samples, length)[begin + whole * hop :: hop][: late - whole]
+        first, step = begin + whole * hop, samples.strides[0]
+        inside = as_strided(samples[first:], (late - whole, length), (hop * step, step))
         np.multiply(inside, window, out=frames[whole - which.start : late - which.start, :length])
     for t in (*range(which.start, whole), *range(late, which.stop)):
         at = begin + t * hop

@@ -206,7 +206,10 @@ class Recording:
 
     def longest_full_scale_run(self, start: int, stop: int) -> int:
         """Neighbouring frames, of those in [start, stop) read last, in which a channel is at full scale."""
-        inside = self._full_scale[(self._full_scale >= start) & (self._full_scale < stop)]
+        if self.channels == 1:
+            inside = np.flatnonzero(np.abs(self._mono[max(0, start - self._at) : stop - self._at]) >= FULL_SCALE)
+        else:
+            inside = self._full_scale[(self._full_scale >= start) & (self._full_scale < stop)]
         if len(inside) == 0:
             return 0
         breaks = np.flatnonzero(np.diff(inside) != 1)
@@ -215,10 +218,12 @@ class Recording:
 
     def _mix(self, pcm: np.ndarray, at: int) -> np.ndarray:
         """The mean of the channels; frames at full scale are noted before they are averaged away."""
+        if self.channels == 1:
+            return pcm[:, 0]
         if len(pcm) and max(float(pcm.max()), -float(pcm.min())) >= FULL_SCALE:
             loud = (np.abs(pcm) >= FULL_SCALE).any(axis=1)
             self._full_scale = np.concatenate([self._full_scale, np.flatnonzero(loud) + at])
-        return pcm[:, 0] if self.channels == 1 else pcm.mean(axis=1, dtype=np.float32)
+        return pcm.mean(axis=1, dtype=np.float32)
 
 
 def probe(file: BinaryIO, name: str) -> AudioInfo:

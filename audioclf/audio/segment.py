@@ -9,7 +9,7 @@ import numpy as np
 import soxr
 import xxhash
 
-from audioclf.audio.recording import Recording
+from audioclf.audio.recording import FULL_SCALE, Recording
 from audioclf.errors import DecodeError, EmptyClipError
 
 HALO = 256
@@ -125,7 +125,7 @@ def segments(recording: Recording, grid: Grid, first: int = 0, stop: int | None 
         flags = []
         if peak < SILENT_PEAK:
             flags.append("silent")
-        if recording.longest_full_scale_run(a, b) >= CLIPPED_RUN:
+        if (peak >= FULL_SCALE or recording.channels > 1) and recording.longest_full_scale_run(a, b) >= CLIPPED_RUN:
             flags.append("clipped")
         if n_segments is not None and index == n_segments - 1 and recording.truncated:
             flags.append("truncated")

@@ -13,6 +13,7 @@ import pyarrow as pa
 from audioclf import conservation, manifest, rundir, shards, storage, units
 from audioclf.audio import augment
 from audioclf.audio.frontend import FrontEnd, get_front_end
+from audioclf.audio.frontend_file import load_front_end
 from audioclf.audio.segment import Grid
 from audioclf.config import ExtractConfig
 from audioclf.errors import ConfigError
@@ -36,7 +37,7 @@ def run(config: ExtractConfig) -> str:
     """Plan units, process those not yet committed, check that nothing is lost, sum up."""
     began = time.monotonic()
     augment.check_transform_sets(config.augment)
-    front_end = get_front_end(config.frontend)
+    front_end = _front_end(config.frontend)
     storage.reach(config.manifest, config.output)
     clips = manifest.read(storage.to_uri(config.manifest), PLAN_COLUMNS)
     table = clips.table.slice(0, config.limit)
@@ -67,6 +68,13 @@ def run(config: ExtractConfig) -> str:
     directory.finish(summary)
     _report(directory, summary)
     return summary["status"]
+
+
+def _front_end(name: str) -> FrontEnd:
+    """A front end by its name, or a user's own by its file."""
+    if name.endswith((".yaml", ".yml")):
+        return load_front_end(storage.read_text(storage.to_uri(name)), name)
+    return get_front_end(name)
 
 
 def _make(plan: ExtractPlan) -> Callable[[Unit, bool], dict[str, Any]]:

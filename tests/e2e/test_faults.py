@@ -49,9 +49,7 @@ def test_a_store_with_many_faults_gives_the_same_rows(gateway: FaultProxy, bucke
 
 
 @pytest.mark.heavy
-def test_a_store_that_goes_away_for_good_stops_the_job_and_keeps_what_is_done(
-    gateway: FaultProxy, bucket: str
-) -> None:
+def test_a_store_that_goes_away_for_good_stops_the_job_and_keeps_what_is_done(gateway: FaultProxy, bucket: str) -> None:
     flags = ("--manifest", f"s3://{bucket}/m.parquet", "--segment-s", "0.5", "--unit-segments", "5")
     output = f"s3://{bucket}/gone"
     process = Jobs().start("extract", *flags, "--output", output)
