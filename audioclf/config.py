@@ -86,7 +86,7 @@ class ExtractConfig:
     num_actors: int = 0
     """Worker processes; 0: one for each CPU there is when the job starts."""
     unit_segments: int = 0
-    """Segments in a unit of work; 0: from the collection's size, 8 to 250."""
+    """Segments in a unit of work; 0: from the collection's size, 8 to 500."""
     memory_mb: int = 1000
     """Memory of a worker process (MB); on a small machine lower it, to 500 at least."""
     limit: int | None = None

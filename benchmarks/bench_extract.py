@@ -21,7 +21,7 @@ from pathlib import Path
 import corpus
 
 PROCESSES = 2
-CHUNK = 250
+CHUNK = 500
 
 
 # --- multiprocessing + librosa, which writes nothing

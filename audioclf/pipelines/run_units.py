@@ -1,5 +1,6 @@
 """Items of work → a pool of actors: the chain that extraction, tagging and evaluation share."""
 
+import gc
 import pickle
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -29,6 +30,7 @@ class _Actor:
 
     def __init__(self, make: Callable[[Any], Process], plan: Any):
         self._process = make(plan)
+        gc.freeze()  # Ray's own objects, half a million, need not be looked through again and again
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[bytes]]:
         items = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]

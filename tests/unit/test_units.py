@@ -53,7 +53,7 @@ def test_a_long_recording_is_spread_and_a_compressed_one_is_not() -> None:
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("n_clips", "expected"), [(1, 8), (400, 12), (2_000, 62), (8_000, 250), (2_000_000, 250)])
+@pytest.mark.parametrize(("n_clips", "expected"), [(1, 8), (400, 12), (2_000, 62), (8_000, 250), (2_000_000, 500)])
 def test_small_collections_are_cut_finer(n_clips: int, expected: int) -> None:
     assert units.default_unit_segments(n_clips) == expected
 
