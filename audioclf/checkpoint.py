@@ -102,7 +102,7 @@ def load(uri: str) -> Checkpoint:
         training, metrics = description["training"], description["metrics"]
     except (KeyError, TypeError, SchemaError) as error:
         raise SchemaError(f"{storage.display(uri)}/{DESCRIPTION}: not a checkpoint's description: {error}") from error
-    network = models.build(name, front_end.n_mels, len(vocabulary))
+    network = models.build(name, front_end.n_features, len(vocabulary))
     network.load_state_dict(_read_weights(uri, network))
     return Checkpoint(network.eval(), name, front_end, vocabulary, segment_s, training, metrics)
 

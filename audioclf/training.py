@@ -115,7 +115,7 @@ class Trainer:
 def build_network(training: Training, examples: Examples, vocabulary: Vocabulary, seed: int) -> Network:
     """A network with fresh weights that standardises its input as the training rows ask for."""
     seed_everything(seed)
-    network = models.build(training.model, examples.front_end.n_mels, len(vocabulary), training.dropout)
+    network = models.build(training.model, examples.front_end.n_features, len(vocabulary), training.dropout)
     mean, std = band_statistics(examples)
     network.mean.copy_(torch.from_numpy(mean)[:, None])
     network.std.copy_(torch.from_numpy(std)[:, None])

@@ -28,7 +28,10 @@ REQUIRED = 0.85
 def start_server(program: Path, folder: Path) -> None:
     """Start Ceph's gateway and put its address and keys into the environment."""
     said = subprocess.run([program, "start", folder, "7491"], stdout=subprocess.PIPE, text=True, check=True).stdout
-    os.environ.update(word.split("=", 1) for word in said.strip().splitlines()[-1].split() if "=" in word)
+    for word in said.strip().splitlines()[-1].split():
+        name, _, value = word.partition("=")
+        if value:
+            os.environ[name] = value
 
 
 def write_manifest(uri: str, files: list[storage.FileInfo], rows: int) -> None:

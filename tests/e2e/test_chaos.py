@@ -71,8 +71,7 @@ def nodes(gateway: FaultProxy, monkeypatch: pytest.MonkeyPatch) -> Iterator[Node
     monkeypatch.setenv("RAY_health_check_failure_threshold", "3")
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
     found = Nodes(cluster, cluster.add_node(num_cpus=1))
-    monkeypatch.setenv("RAY_ADDRESS", cluster.address)
-    found.jobs.environment = {"RAY_ADDRESS": cluster.address}
+    found.jobs.environment = {"RAY_ADDRESS": str(cluster.address)}
     yield found
     cluster.shutdown()
 

@@ -56,7 +56,7 @@ def test_one_changed_weight_changes_the_digest() -> None:
         {"version": "2"},
         {"vocabulary": {"names": ["a", "b"], "multi_label": True, "mids": None}},  # weights are of three
         {"vocabulary": None},  # left out
-        {"front_end": {**SPEC.to_dict(), "top_db": 80}},  # of a later version
+        {"front_end": {**SPEC.to_dict(), "field_of_a_later_version": 80}},
     ],
     ids=["version", "other classes", "no vocabulary", "unknown front-end field"],
 )
