@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from audioclf import shards, storage
 from audioclf.errors import ConservationError
 from audioclf.extraction import ExtractPlan
+from audioclf.listing import batches
 from audioclf.units import Unit
 
 THREADS = 8
@@ -75,7 +76,8 @@ def check(plan: ExtractPlan, units: list[Unit], clip_ids: pa.ChunkedArray) -> To
         return unit, data, counts, rejects
 
     with ThreadPoolExecutor(THREADS) as pool:
-        for unit, data, counts, rejects in pool.map(read, units):
+        # Batch by batch: all at once, what is read would pile up.
+        for unit, data, counts, rejects in (one for some in batches(units, 64) for one in pool.map(read, some)):
             expected = clip_ids.slice(unit.row_start, unit.row_stop - unit.row_start).to_pylist()
             written, rejected = _keys(data), [] if rejects is None else _keys(rejects)
             statuses = check_unit(unit, expected, written, rejected, n_copies, counts["segments"])

@@ -11,6 +11,7 @@ AudioclfError
 │   ├── CrashedClipError          the process that decoded it died, each time
 │   └── AugmentError              one augmented copy failed
 ├── StorageError                  a store that can't be reached or refuses us; stops the job
+├── UnitCrashedError              a unit of work that kills its worker again and again
 ├── SchemaError                   a file that breaks a contract between stages
 ├── ConservationError             a planned row that is neither written nor rejected
 ├── TrainingError                 training can't go on: its loss is no number
@@ -68,6 +69,10 @@ class AugmentError(ClipError):
 
 class StorageError(AudioclfError):
     """A store can't be reached, or refuses the request."""
+
+
+class UnitCrashedError(AudioclfError):
+    """A unit of work kills its worker whatever care is taken."""
 
 
 class SchemaError(AudioclfError):

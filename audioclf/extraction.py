@@ -1,5 +1,6 @@
 """A unit of clips → a shard of log-mel pictures and its rejects: what one task does. Plain numpy, no Ray."""
 
+import contextlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -86,10 +87,11 @@ class UnitExtractor:
         rejects: list[dict[str, Any]] = []
         clips = self._manifest.rows(unit.row_start, unit.row_stop)
         with (
+            contextlib.ExitStack() as stack,
             storage.create(storage.join(plan.output_uri, shards.DATA, unit.name)) as file,
             shards.Writer(file, plan.front_end, plan.grid.length, plan.config_digest, plan.buffer_bytes) as writer,
         ):
-            trials = isolation.Trials(try_clip) if careful else None
+            trials = stack.enter_context(isolation.Trials(try_clip)) if careful else None
             for clip, opener in self._fetcher(clips):
                 counts.clips += unit.first_segment == 0
                 before = len(rejects)
@@ -100,8 +102,6 @@ class UnitExtractor:
                 except ClipError as error:  # the one place where an error of a whole clip becomes a reject
                     rejects.append(reject_row(clip, error))
                 counts.clips_rejected += len(rejects) > before
-            if trials:
-                trials.close()
             counts.rows, counts.rejects = writer.rows, len(rejects)
             counts.reasons.update(row["error"] for row in rejects)
             writer.finish(counts.to_dict())
@@ -131,7 +131,7 @@ def extract_clip(
         ClipError: the clip as a whole can't be had.
     """
     with Recording(opener(), storage.display(clip["uri"]), clip["start_s"], clip["end_s"]) as recording:
-        first, stop, total = _segments_of(unit, recording, plan.grid)
+        first, stop = _segments_of(unit, recording, plan.grid)
         done = first
         for part in _until_broken(segment.segments(recording, plan.grid, first, stop), clip, first, stop, rejects):
             if isinstance(part, Segment):
@@ -139,17 +139,24 @@ def extract_clip(
                 counts.audio_s += part.source_s
             done += 1
         counts.segments += done - first
-        counts.bytes += clip["size_bytes"] if total is None else clip["size_bytes"] * (done - first) // total
+        total = unit.segments_total
+        counts.bytes += clip["size_bytes"] * (done - first) // total if total else clip["size_bytes"]
 
 
-def _segments_of(unit: Unit, recording: Recording, grid: Grid) -> tuple[int, int | None, int | None]:
-    """Which segments of a recording lie in a unit, and how many it has; None where only reading it will tell."""
+def _segments_of(unit: Unit, recording: Recording, grid: Grid) -> tuple[int, int | None]:
+    """Which segments of a recording lie in a unit; None where only reading a stream to its end will tell.
+
+    Raises:
+        ChangedClipError: it is longer or shorter than when its units were planned.
+    """
     frames = recording.n_frames
-    total = None if frames is None else int(grid.count_frames(frames, recording.sample_rate))
-    if unit.segments_total and total != unit.segments_total:
-        message = f"planned as {unit.segments_total} segments, it has {'unknown' if total is None else total} now"
-        raise ChangedClipError(recording.name, "decode", f"{message}; make the manifest anew")
-    return unit.first_segment, unit.stop_segment or total, total
+    if not unit.segments_total:
+        return 0, None if frames is None else int(grid.count_frames(frames, recording.sample_rate))
+    total = int(grid.count_frames(recording.promised_frames, recording.sample_rate))
+    if total != unit.segments_total:
+        message = f"planned as {unit.segments_total} segments, it has {total} now; make the manifest anew"
+        raise ChangedClipError(recording.name, "decode", message)
+    return unit.first_segment, unit.stop_segment
 
 
 def _until_broken(
@@ -161,20 +168,23 @@ def _until_broken(
         ClipError: broken from the first one on.
     """
     index = first
+    error: ClipError = DecodeError(storage.display(clip["uri"]), "decode", "the file ends before its header says")
     try:
         for part in segments:
             if not part.finite:
-                name = storage.display(clip["uri"])
-                error = DecodeError(name, "decode", "samples that are NaN, infinite or beyond all measure")
-                rejects.append(reject_row(clip, error, part.index))
+                nothing = DecodeError(error.clip_uri, "decode", "samples that are NaN, infinite or beyond all measure")
+                rejects.append(reject_row(clip, nothing, part.index))
             yield part if part.finite else None
             index += 1
-    except ClipError as error:
+    except (ClipError, MemoryError) as broken:
+        if isinstance(broken, MemoryError):
+            broken = DecodeError(error.clip_uri, "decode", "needs more memory than a worker has")
         if index == first:
-            raise
-        for rest in range(index, stop or index + 1):
-            rejects.append(reject_row(clip, error, rest))
-            yield None
+            raise broken from None
+        error, stop = broken, stop or index + 1
+    for rest in range(index, stop or index):
+        rejects.append(reject_row(clip, error, rest))
+        yield None
 
 
 def _write_copies(

@@ -58,7 +58,7 @@ class Fetcher:
     def _start(self, clip: dict[str, Any]) -> tuple[Opener, int]:
         """The opener of a clip, and how much is being fetched for it."""
         uri, etag, size = clip["uri"], clip["etag"], clip["size_bytes"]
-        if storage.local_path(uri) is not None or size > WHOLE_BYTES:
+        if storage.local_path(uri) is not None or size > min(WHOLE_BYTES, self._ahead_bytes):
             return partial(storage.open_ranged, uri, etag, RANGE_BYTES), 0
         future = self._pool.submit(storage.read_bytes, uri, etag)
         return lambda: io.BytesIO(future.result()), size

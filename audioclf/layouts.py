@@ -255,7 +255,7 @@ def _seconds(text: str | None, where: str) -> float | None:
         value = float(text)
     except ValueError as error:
         raise ConfigError(f"{where}: {text!r} is not a number of seconds") from error
-    if not 0 <= value < float("inf"):
+    if not 0 <= value < 1e9:
         raise ConfigError(f"{where}: {text} s is not a time in a file")
     return value
 

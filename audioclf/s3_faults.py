@@ -2,7 +2,14 @@
 
 import functools
 
-from audioclf.errors import AudioclfError, ChangedClipError, ConfigError, MissingClipError, StorageError
+from audioclf.errors import (
+    AudioclfError,
+    ChangedClipError,
+    ConfigError,
+    MissingClipError,
+    StorageError,
+    UnreadableClipError,
+)
 
 PASSING_STATUS = (429, 500, 502, 503, 504)
 PASSING_CODES = frozenset({
@@ -99,6 +106,8 @@ def explained(uri: str, error: Exception) -> AudioclfError:
         return MissingClipError(uri, "fetch", "no such object")
     if code in ("PreconditionFailed", "412", "InvalidRange", "416"):
         return ChangedClipError(uri, "fetch", "the object changed after it was listed or opened")
+    if code == "InvalidObjectState":
+        return UnreadableClipError(uri, "fetch", "the object is archived; restore it first")
     if code == "NoSuchBucket":
         return ConfigError(f"{uri}: no such bucket")
     return StorageError(f"{uri}: {words(error)}; {REMEDIES.get(code, _CHECK_CREDENTIALS)}")

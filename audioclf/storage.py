@@ -7,7 +7,6 @@ again for a minute (s3.PATIENCE) before they are a StorageError.
 """
 
 import contextlib
-import errno
 import io
 import os
 import tempfile
@@ -17,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from audioclf import s3, s3_listing
+from audioclf import local_files, s3, s3_listing
 from audioclf.errors import (
     AudioclfError,
     ChangedClipError,
@@ -30,6 +29,9 @@ from audioclf.errors import (
 
 RANGE_BLOCK_BYTES = 1 << 18  # a header and its neighbours come in one request
 WRITE_BLOCK_BYTES = 1 << 20
+
+UNFINISHED = ".tmp"
+"""What the hidden name of a local file ends in while it is written."""
 
 
 @dataclass(frozen=True)
@@ -186,11 +188,11 @@ def open_ranged(uri: str, etag: str | None = None, block_bytes: int = RANGE_BLOC
 
 def _open_local(uri: str, path: Path, etag: str | None) -> BinaryIO:
     try:
-        file = open(path, "rb")  # noqa: SIM115
+        file = local_files.Reader(path, display(uri))
         if etag is not None and str(os.fstat(file.fileno()).st_mtime_ns) != etag:
             file.close()
             raise ChangedClipError(display(uri), "fetch", "the file changed after it was listed")
-        return file
+        return io.BufferedReader(file)
     except OSError as error:
         raise _read_error(uri, error) from error
 
@@ -217,20 +219,20 @@ def create(uri: str) -> Iterator[BinaryIO]:
     """
     path = local_path(uri)
     if path is None:
-        with _Spool(max_size=s3.PART_BYTES) as spool:
+        with local_files.Spool(max_size=s3.PART_BYTES) as spool:
             yield cast(BinaryIO, spool)
-            with _write_errors(tempfile.gettempdir()):
+            with local_files.errors(tempfile.gettempdir()):
                 spool.flush()
             s3.upload(uri, cast(BinaryIO, spool))
         return
-    with _write_errors(display(uri)):
+    with local_files.errors(display(uri)):
         path.parent.mkdir(parents=True, exist_ok=True)
         # A hidden name in the same folder: listings skip it, and rename stays atomic.
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".tmp")
-    file = io.BufferedWriter(_LocalFile(handle, display(uri)), WRITE_BLOCK_BYTES)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=UNFINISHED)
+    file = io.BufferedWriter(local_files.Writer(handle, display(uri)), WRITE_BLOCK_BYTES)
     try:
         yield file
-        with _write_errors(display(uri)):
+        with local_files.errors(display(uri)):
             file.close()
             os.chmod(temporary, 0o644)  # noqa: PTH101
             os.replace(temporary, path)  # noqa: PTH105
@@ -239,38 +241,6 @@ def create(uri: str) -> Iterator[BinaryIO]:
             file.close()
         Path(temporary).unlink(missing_ok=True)
         raise
-
-
-class _LocalFile(io.FileIO):
-    """Tells what failed where it fails: an OSError on its way through Parquet's writer could be anyone's."""
-
-    def __init__(self, handle: int, name: str):
-        super().__init__(handle, "wb")
-        self._name = name
-
-    def write(self, data: Any) -> int:
-        with _write_errors(self._name):
-            return super().write(data)
-
-
-class _Spool(tempfile.SpooledTemporaryFile[bytes]):
-    def write(self, data: Any) -> int:  # pyright: ignore[reportIncompatibleMethodOverride]
-        with _write_errors(tempfile.gettempdir()):
-            return super().write(data)
-
-
-@contextlib.contextmanager
-def _write_errors(name: str) -> Iterator[None]:
-    """Raise what the disk refuses as StorageError that names the file and, for a full disk, the remedy."""
-    try:
-        yield
-    except OSError as error:
-        full = {errno.ENOSPC: "no space left on the disk", errno.EDQUOT: "no space left in the disk quota"}
-        if error.errno in full:
-            message = f"{full[error.errno]}; free some and run the same command again"
-        else:
-            message = error.strerror or str(error)
-        raise StorageError(f"{name}: {message}") from error
 
 
 def reach(*uris: str) -> None:
@@ -321,11 +291,19 @@ def remove(uri: str) -> None:
     """Remove a file; one that is not there is no error."""
     path = local_path(uri)
     if path is not None:
-        with _write_errors(display(uri)):
+        with local_files.errors(display(uri)):
             path.unlink(missing_ok=True)
         return
     bucket, key = s3.split(uri)
     s3.retrying(uri, lambda client: client.delete_object(Bucket=bucket, Key=key))
+
+
+def remove_unfinished(folder_uri: str) -> None:
+    """Remove what killed processes have left half-written in a local folder; S3 keeps nothing half-written."""
+    path = local_path(folder_uri)
+    if path is not None and path.is_dir():
+        for file in path.glob(f".*{UNFINISHED}"):
+            file.unlink(missing_ok=True)
 
 
 def _read_error(uri: str, error: OSError) -> AudioclfError:

@@ -1,5 +1,6 @@
 """A unit of recordings → the tags of their windows: what one tagging task does. Plain torch, no Ray."""
 
+import contextlib
 import io
 from collections import Counter
 from dataclasses import dataclass, field
@@ -87,7 +88,13 @@ class UnitTagger:
             careful: decode each recording in a process of its own first, since one may kill the process.
         """
         done = UnitTags()
-        trials = isolation.Trials(_decode) if careful else None
+        with contextlib.ExitStack() as stack:
+            trials = stack.enter_context(isolation.Trials(_decode)) if careful else None
+            self._tag_all(unit, trials, done)
+        self._commit(unit, done)
+        return done.counts()
+
+    def _tag_all(self, unit: Unit, trials: isolation.Trials | None, done: UnitTags) -> None:
         for recording, opener in self._fetcher(self._manifest.rows(unit.row_start, unit.row_stop)):
             tagged = len(done.tags)
             try:
@@ -98,10 +105,6 @@ class UnitTagger:
                 del done.tags[tagged:]
                 done.rejects.append(reject_row(recording, error))
                 done.recordings.append(_recording_row(recording, "rejected"))
-        if trials:
-            trials.close()
-        self._commit(unit, done)
-        return done.counts()
 
     def close(self) -> None:
         """Close the manifest and end the fetching threads."""

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+import xxhash
 
 # Used where a duration is unknown: bytes of 16-bit mono at 44.1 kHz, the archive's most common form.
 ASSUMED_BYTES_PER_S = 88_200
@@ -36,6 +37,11 @@ class Unit:
     def name(self) -> str:
         """The name of the unit's output file."""
         return f"unit-{self.index:07d}.parquet"
+
+
+def digest(units: list[Unit]) -> str:
+    """Of what lies in which unit: files of one plan must not be taken for those of another."""
+    return xxhash.xxh3_64_hexdigest(str([tuple(vars(unit).values()) for unit in units]).encode())
 
 
 def default_unit_segments(n_segments: int, rows_per_segment: int = 1) -> int:

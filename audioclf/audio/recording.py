@@ -11,13 +11,17 @@ import numpy as np
 import soundfile
 
 from audioclf.audio import wav
-from audioclf.errors import DecodeError, EmptyClipError
+from audioclf.errors import ChangedClipError, DecodeError, EmptyClipError
 
 BLOCK_VALUES = 1 << 22
 """Samples × channels decoded at a time (16 MB as float32): a header that promises more than the file holds, or very
 many channels, allocates no more."""
 
 FULL_SCALE = 0.999
+
+RATES_HZ = (100, 1_000_000)
+"""Lowest and highest sample rate that is believed: beyond them a header is broken, and a second of it would be next to
+nothing or more than a worker holds."""
 
 UNKNOWN_FRAMES = 1 << 62
 """libsndfile promises more than this where a stream does not say how long it is."""
@@ -57,8 +61,8 @@ class _Decoder(Protocol):
 class _PcmWav:
     exact = True
 
-    def __init__(self, file: BinaryIO, layout: wav.PcmLayout):
-        self._file, self._layout, self._at = file, layout, 0
+    def __init__(self, file: BinaryIO, layout: wav.PcmLayout, name: str):
+        self._file, self._layout, self._name, self._at = file, layout, name, 0
         self.sample_rate, self.channels, self.frames = layout.sample_rate, layout.channels, layout.frames
         self.truncated = layout.frames < layout.promised_frames
 
@@ -70,9 +74,10 @@ class _PcmWav:
         n = max(0, min(n, layout.frames - self._at))
         self._file.seek(layout.data_offset + self._at * layout.frame_bytes)
         data = self._file.read(n * layout.frame_bytes)
-        pcm = wav.to_float32(data[: len(data) // layout.frame_bytes * layout.frame_bytes], layout)
-        self._at += len(pcm)
-        return pcm
+        if len(data) < n * layout.frame_bytes:
+            raise ChangedClipError(self._name, "decode", "the file became shorter while it was read")
+        self._at += n
+        return wav.to_float32(data, layout)
 
     def close(self) -> None:
         self._file.close()
@@ -103,7 +108,9 @@ class _LibSndFile:
 
     def read(self, n: int) -> np.ndarray:
         try:
-            pcm = self._sound.read(n, dtype="float32", always_2d=True)
+            # Where a broken stream says that it is beyond its own end, soundfile takes the rest for a negative number.
+            left = max(0, self.frames - self._sound.tell())
+            pcm = self._sound.read(min(n, left), dtype="float32", always_2d=True)
         except soundfile.LibsndfileError as error:
             self._raise_what_the_store_said()
             raise DecodeError(self._name, "decode", _reason(error)) from error
@@ -148,12 +155,15 @@ class Recording:
         self._ends_with_file = last == promised
         self.n_frames: int | None = self._promised if self._decoder.exact else None
         """Frames of the part; None until the end of a stream is reached."""
+        self.promised_frames = self._promised
+        """Frames of the part as the header says."""
         self._at = 0  # of the buffer's first frame, in the part
         self._mono = np.empty(0, np.float32)
         self._full_scale = np.empty(0, np.int64)
         if self._promised == 0 or self.n_frames == 0:
             self.close()
-            raise EmptyClipError(name, "decode", "the file holds no samples")
+            where = "the file holds no samples" if promised == 0 else "the part lies beyond the file's end"
+            raise EmptyClipError(name, "decode", where)
         if self._first:
             self._decoder.seek(self._first)
 
@@ -220,7 +230,8 @@ class Recording:
         """The mean of the channels; frames at full scale are noted before they are averaged away."""
         if self.channels == 1:
             return pcm[:, 0]
-        if len(pcm) and max(float(pcm.max()), -float(pcm.min())) >= FULL_SCALE:
+        # A NaN makes the comparison false, and must not hide its neighbours.
+        if len(pcm) and not max(float(pcm.max()), -float(pcm.min())) < FULL_SCALE:
             loud = (np.abs(pcm) >= FULL_SCALE).any(axis=1)
             self._full_scale = np.concatenate([self._full_scale, np.flatnonzero(loud) + at])
         return pcm.mean(axis=1, dtype=np.float32)
@@ -235,7 +246,7 @@ def probe(file: BinaryIO, name: str) -> AudioInfo:
     decoder = _open(file, name)
     try:
         known = decoder.frames < UNKNOWN_FRAMES
-        duration_s = decoder.frames / max(1, decoder.sample_rate) if known else None
+        duration_s = decoder.frames / decoder.sample_rate if known else None
         return AudioInfo(duration_s, decoder.sample_rate, decoder.channels)
     finally:
         decoder.close()
@@ -248,9 +259,14 @@ def _open(file: BinaryIO, name: str) -> _Decoder:
         file.close()
         raise DecodeError(name, "decode", str(error)) from error
     if layout is not None:
-        return _PcmWav(file, layout)
-    file.seek(0, io.SEEK_SET)
-    return _LibSndFile(file, name)
+        decoder: _Decoder = _PcmWav(file, layout, name)
+    else:
+        file.seek(0, io.SEEK_SET)
+        decoder = _LibSndFile(file, name)
+    if not RATES_HZ[0] <= decoder.sample_rate <= RATES_HZ[1]:
+        decoder.close()
+        raise DecodeError(name, "decode", f"a sample rate of {decoder.sample_rate:,} Hz is not believed")
+    return decoder
 
 
 _REASONS = {

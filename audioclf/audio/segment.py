@@ -10,14 +10,11 @@ import soxr
 import xxhash
 
 from audioclf.audio.recording import FULL_SCALE, Recording
-from audioclf.errors import DecodeError, EmptyClipError
+from audioclf.errors import EmptyClipError
 
 HALO = 256
 """Samples, at the lower of the two rates, resampled beyond either end of a segment: soxr's HQ filter reaches 128, so
 a segment is what it would be if the whole recording were resampled at once."""
-
-MAX_RATE_RATIO = 100
-"""Sound whose rate is so many times the front end's, or so small a part of it, is a broken header."""
 
 SILENT_PEAK = 1e-4
 """−80 dB of full scale; one step of 16-bit PCM is 3e-5."""
@@ -48,7 +45,7 @@ class Grid:
 
     def resampled(self, n_frames: Count, rate: Count) -> Count:
         """Samples that n_frames at `rate` Hz become."""
-        return (2 * n_frames * self.sample_rate + rate) // (2 * rate)  # rounded half up, as soxr does
+        return (2 * n_frames * self.sample_rate + rate) // (2 * rate)  # rounded; soxr may differ by one at a half
 
     def count(self, n_samples: Count) -> Count:
         """Segments of n_samples at the grid's rate."""
@@ -98,12 +95,9 @@ def segments(recording: Recording, grid: Grid, first: int = 0, stop: int | None 
 
     Raises:
         EmptyClipError: too short for a single sample at the grid's rate.
-        DecodeError: the header's rate is absurd, or the file is damaged from some segment on.
+        DecodeError: the file is damaged from some segment on.
     """
     rate, target = recording.sample_rate, grid.sample_rate
-    if not target / MAX_RATE_RATIO <= rate <= target * MAX_RATE_RATIO:
-        message = f"a sample rate of {rate:,} Hz is nothing that {target:,} Hz can be made from"
-        raise DecodeError(recording.name, "decode", message)
     halo = 0 if rate == target else HALO * max(1, math.ceil(rate / target))
     index = first
     while stop is None or index < stop:

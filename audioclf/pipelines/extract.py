@@ -58,6 +58,8 @@ def run(config: ExtractConfig) -> str:
     directory.bind("extract", binding, {"manifest": config.manifest, "max_reject_fraction": config.max_reject_fraction})
     if due:
         storage.remove(directory.at(rundir.SUCCESS))
+        for folder in (shards.DATA, shards.REJECTS):
+            storage.remove_unfinished(directory.at(folder))
     progress = Progress("extract", _clips_in(due), began)
     if due:
         for counts in run_units(_make, plan, due, config.num_actors, config.memory_mb):
@@ -108,6 +110,7 @@ def _plan(
         # Fetched files, pictures held, their stacked copy and its encoding.
         buffer_bytes=(config.memory_mb - LIBRARIES_MB) * 1_000_000 // 6,
     )
+    _check_memory(plan, config)
     rows = len(plan.copy_sets)
     n_segments, seconds, splittable = _extent(table, plan.grid)
     unit_segments = config.unit_segments or units.default_unit_segments(int(n_segments.sum()), rows)
@@ -121,8 +124,21 @@ def _plan(
         "copies": config.copies if config.augment else 0,
         "seed": config.seed,
         "unit_segments": unit_segments,
+        "units": f"{len(work)}, digest {units.digest(work)}",
     }
     return replace(plan, config_digest=rundir.config_digest(binding)), work, binding
+
+
+def _check_memory(plan: ExtractPlan, config: ExtractConfig) -> None:
+    """Raise ConfigError where a single segment is too much for a worker."""
+    samples, front_end = plan.grid.length, plan.front_end
+    # The frames read ahead, mixed and resampled, some of them as float64; the picture and its spectra.
+    needed_mb = (samples * 32 + front_end.n_features * front_end.n_frames(samples) * 16) / 1e6
+    if needed_mb > config.memory_mb - LIBRARIES_MB:
+        raise ConfigError(
+            f"segments of {plan.segment_s:g} s take a worker about {needed_mb:,.0f} MB beside its libraries' "
+            f"{LIBRARIES_MB}: give a shorter --segment-s, or --memory-mb {needed_mb + LIBRARIES_MB:.0f}"
+        )
 
 
 def _extent(table: pa.Table, grid: Grid) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

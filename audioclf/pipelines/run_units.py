@@ -11,7 +11,7 @@ import numpy as np
 import ray
 import ray.data
 
-from audioclf.errors import AudioclfError
+from audioclf.errors import AudioclfError, UnitCrashedError
 from audioclf.pipelines import cluster
 from audioclf.units import Unit
 
@@ -20,6 +20,9 @@ IN_FLIGHT = 4
 
 CAREFUL_ATTEMPT = 3
 """A unit begun twice and never finished may hold a file that kills its process."""
+
+LAST_ATTEMPT = 12
+"""Care did not help: the unit would be tried for ever."""
 
 Process = Callable[[dict[str, Any]], Any]
 UnitProcess = Callable[[Unit, bool], dict[str, Any]]
@@ -121,6 +124,11 @@ class _UnitMaker:
         def unit_of(item: dict[str, Any]) -> dict[str, Any]:
             unit = Unit(**item)
             attempt: Any = ray.get(self._attempts.begin.remote(unit.index))
+            if attempt > LAST_ATTEMPT:
+                raise UnitCrashedError(
+                    f"{unit.name}: the worker died over it {LAST_ATTEMPT} times; if it ran out of memory, give it more "
+                    "(--memory-mb) or fewer workers (--num-actors)"
+                )
             return process(unit, attempt >= CAREFUL_ATTEMPT)
 
         return unit_of

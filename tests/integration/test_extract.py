@@ -82,6 +82,22 @@ def test_another_configuration_on_the_same_directory_names_the_difference(extrac
         extract.run(ExtractConfig(manifest=manifest_file, output=extracted, segment_s=2.0))
 
 
+def test_segments_that_no_worker_can_hold_are_refused_at_once(manifest_file: str, tmp_path: Path) -> None:
+    config = ExtractConfig(manifest=manifest_file, output=str(tmp_path / "run"), segment_s=3600.0)
+    with pytest.raises(ConfigError, match=r"segments of 3600 s .* give a shorter --segment-s, or --memory-mb \d+"):
+        extract.run(config)
+    assert not (tmp_path / "run").exists()
+
+
+def test_units_planned_otherwise_are_not_taken_for_the_same(clips: Path, tmp_path: Path) -> None:
+    listed, output = str(tmp_path / "m.parquet"), str(tmp_path / "run")
+    manifest.run(ManifestConfig(input=str(clips), output=listed))
+    assert extract.run(ExtractConfig(manifest=listed, output=output, segment_s=0.05)) == "ok"
+    manifest.run(ManifestConfig(input=str(clips), output=listed, probe=True))
+    with pytest.raises(ConfigError, match="units was"):
+        extract.run(ExtractConfig(manifest=listed, output=output, segment_s=0.05))
+
+
 def test_too_many_rejects_keep_the_data_and_mark_no_success(manifest_file: str, tmp_path: Path) -> None:
     config = ExtractConfig(manifest=manifest_file, output=str(tmp_path / "run"), max_reject_fraction=0.03)
     assert extract.run(config) == "too_many_rejects"  # 1 of 25

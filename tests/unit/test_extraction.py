@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import soundfile
 
 from audioclf import conservation, extraction, layouts, manifest, shards, storage
 from audioclf.audio import augment
@@ -276,6 +277,36 @@ def test_the_parts_of_a_long_recording_are_the_whole(tmp_path: Path, wav: Wav, s
     there = layouts.from_folders(layouts.list_audio(f"s3://{s3_bucket}/in").files)
     run(tmp_path / "s3", there, parts)
     assert [{**r, "uri": ""} for r in rows(tmp_path / "s3")] == [{**r, "uri": ""} for r in whole]
+
+
+@pytest.mark.parametrize(
+    ("form", "subtype"), [("AIFF", "PCM_16"), ("WAV", "ULAW"), ("W64", "PCM_24"), ("FLAC", "PCM_16")]
+)
+def test_what_only_looks_like_plain_pcm_is_read_in_parts_too(tmp_path: Path, wav: Wav, form: str, subtype: str) -> None:
+    """Units are planned from sizes: a decoder's streams must do where a file can't be read by byte range."""
+    path = tmp_path / "in" / "x" / "a.wav"
+    path.parent.mkdir(parents=True)
+    soundfile.write(path, noise(3.3), 44_100, format=form, subtype=subtype)
+    run(tmp_path, list_clips(tmp_path), [Unit(0, 0, 1)])
+    whole = rows(tmp_path)
+    run(tmp_path / "parts", list_clips(tmp_path), [Unit(0, 0, 1, 0, 3, 7), Unit(1, 0, 1, 3, 7, 7)])
+    assert rows(tmp_path / "parts") == whole
+
+
+def test_a_stream_that_ends_early_loses_nothing_silently(
+    tmp_path: Path, wav: Wav, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wav(noise(3.0), 44_100, "in/x/a.flac", "PCM_16")
+    read = soundfile.SoundFile.read
+
+    def short(self: soundfile.SoundFile, n: int, **how: Any) -> np.ndarray:
+        return read(self, max(0, min(n, 60_000 - self.tell())), **how)
+
+    monkeypatch.setattr(soundfile.SoundFile, "read", short)
+    parts = [Unit(0, 0, 1, 0, 2, 6), Unit(1, 0, 1, 2, 6, 6)]
+    _, totals = run(tmp_path, list_clips(tmp_path), parts)
+    assert totals.clips == {"partial": 1}
+    assert totals.rows["segments"] == {"written": 3, "rejected": 3}
 
 
 def test_a_recording_that_is_not_as_planned_is_rejected(tmp_path: Path, wav: Wav) -> None:

@@ -1,6 +1,7 @@
 """Files to mono sound: what is read by byte range must be what libsndfile reads."""
 
 import io
+import os
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from audioclf.audio import wav as pcm_wav
 from audioclf.audio.recording import Recording, probe
-from audioclf.errors import DecodeError, EmptyClipError
+from audioclf.errors import ChangedClipError, DecodeError, EmptyClipError
 
 Wav = Callable[..., Path]
 
@@ -112,6 +113,25 @@ def test_damage_is_an_error_of_what_can_no_longer_be_read() -> None:
             recording.read(20_000, 80_000)
 
 
+@pytest.mark.parametrize("rate", [1, 99, 1_000_001, 4_000_000_000])
+def test_a_rate_that_is_no_sounds_is_not_believed(rate: int) -> None:
+    content = bytearray(encoded(np.zeros(100)))
+    content[24:28] = rate.to_bytes(4, "little")
+    for read in (Recording, probe):
+        with pytest.raises(DecodeError, match=f"a sample rate of {rate:,} Hz is not believed"):
+            read(io.BytesIO(bytes(content)), "x")
+
+
+def test_a_file_that_became_shorter_while_it_was_read_has_changed(tmp_path: Path) -> None:
+    path = tmp_path / "a.wav"
+    path.write_bytes(encoded(noise(40_000, 1)))
+    with Recording(open(path, "rb"), "x") as recording:
+        recording.read(0, 10)
+        os.truncate(path, 20_000)
+        with pytest.raises(ChangedClipError, match="shorter"):
+            recording.read(10, 40_000)
+
+
 @given(st.binary(max_size=60), st.integers(0, 80))
 def test_a_header_with_random_bytes_never_raises(noise_bytes: bytes, at: int) -> None:
     content = encoded(np.zeros(50))
@@ -147,3 +167,11 @@ def test_full_scale_runs_are_seen_before_channels_are_mixed(samples: list, run: 
         recording.read(0, 100)
         assert recording.longest_full_scale_run(0, 100) == run
         assert recording.longest_full_scale_run(4, 100) <= 1
+
+
+def test_a_nan_does_not_hide_full_scale_beside_it() -> None:
+    samples = np.zeros((10, 2))
+    samples[2:5, 0], samples[7, 1] = 1, np.nan
+    with Recording(io.BytesIO(encoded(samples, kind=("WAV", "FLOAT"))), "x") as recording:
+        recording.read(0, 10)
+        assert recording.longest_full_scale_run(0, 10) == 3

@@ -63,6 +63,11 @@ def test_unknown_durations_are_guessed_from_sizes() -> None:
     assert seconds.tolist() == [2.0, 10.0]
 
 
+def test_a_plan_is_known_by_its_units() -> None:
+    one, other = [Unit(0, 0, 4), Unit(1, 4, 8)], [Unit(0, 0, 5), Unit(1, 5, 8)]
+    assert units.digest(one) == units.digest(list(one)) != units.digest(other)
+
+
 def test_uncompressed_files_are_told_by_their_size() -> None:
     hour = 3600 * 48_000
     sizes = np.array([2 * 2 * hour + 44, 3 * 2 * hour + 102, 4 * 2 * hour + 80, 1.37 * 2 * hour, hour / 10, 44])

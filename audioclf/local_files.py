@@ -1,0 +1,79 @@
+"""Local files that say what failed where it fails: libraries between them and us swallow an OSError, or pass it on as
+anyone's."""
+
+import contextlib
+import errno
+import io
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from audioclf.errors import StorageError
+
+
+class Reader(io.FileIO):
+    """Raises a failed read again at each later one: libsndfile takes the first for the file's end."""
+
+    def __init__(self, path: Path, name: str):
+        super().__init__(path, "rb")
+        self._name = name
+        self._failed: StorageError | None = None
+
+    def readinto(self, buffer: Any) -> int:
+        self._raise_again()
+        try:
+            return super().readinto(buffer)
+        except OSError as error:
+            self._failed = StorageError(f"{self._name}: {error.strerror or error}")
+            raise self._failed from error
+
+    def readall(self) -> bytes:
+        self._raise_again()
+        try:
+            return super().readall()
+        except OSError as error:
+            self._failed = StorageError(f"{self._name}: {error.strerror or error}")
+            raise self._failed from error
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._raise_again()
+        return super().seek(offset, whence)
+
+    def _raise_again(self) -> None:
+        if self._failed is not None:
+            raise self._failed
+
+
+class Writer(io.FileIO):
+    """Raises a failed write as StorageError."""
+
+    def __init__(self, handle: int, name: str):
+        super().__init__(handle, "wb")
+        self._name = name
+
+    def write(self, data: Any) -> int:
+        with errors(self._name):
+            return super().write(data)
+
+
+class Spool(tempfile.SpooledTemporaryFile[bytes]):
+    """Memory first, then a file in the folder of temporary files."""
+
+    def write(self, data: Any) -> int:  # pyright: ignore[reportIncompatibleMethodOverride]
+        with errors(tempfile.gettempdir()):
+            return super().write(data)
+
+
+@contextlib.contextmanager
+def errors(name: str) -> Iterator[None]:
+    """Raise what the disk refuses as StorageError that names the file and, for a full disk, the remedy."""
+    try:
+        yield
+    except OSError as error:
+        full = {errno.ENOSPC: "no space left on the disk", errno.EDQUOT: "no space left in the disk quota"}
+        if error.errno in full:
+            message = f"{full[error.errno]}; free some and run the same command again"
+        else:
+            message = error.strerror or str(error)
+        raise StorageError(f"{name}: {message}") from error
