@@ -3,7 +3,9 @@
 import io
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
+import numpy as np
 import pytest
 import soundfile
 
@@ -16,7 +18,7 @@ UNREADABLE = Path("/proc/self/mem")
 
 
 @pytest.fixture
-def failing() -> Iterator[io.BufferedReader]:
+def failing() -> Iterator[BinaryIO]:
     if not UNREADABLE.exists():
         pytest.skip("needs Linux's /proc")
     file = io.BufferedReader(local_files.Reader(UNREADABLE, "disk/a.wav"))
@@ -24,7 +26,7 @@ def failing() -> Iterator[io.BufferedReader]:
     file.close()
 
 
-def test_a_failed_read_is_the_stores_and_stays(failing: io.BufferedReader) -> None:
+def test_a_failed_read_is_the_stores_and_stays(failing: BinaryIO) -> None:
     for _ in range(2):
         with pytest.raises(StorageError, match=r"disk/a\.wav: Input/output error"):
             failing.read(10)
@@ -36,7 +38,7 @@ def test_a_failed_read_is_the_stores_and_stays(failing: io.BufferedReader) -> No
 def test_a_disk_that_fails_under_a_decoder_is_the_disks_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """libsndfile takes the exception of a file for its end."""
     path = tmp_path / "a.ogg"
-    soundfile.write(path, [0.1, -0.1] * 200_000, 44_100)
+    soundfile.write(path, np.tile([0.1, -0.1], 200_000), 44_100)
     read = io.FileIO.readinto
 
     class Failing(local_files.Reader):
