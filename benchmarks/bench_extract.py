@@ -4,24 +4,37 @@ Steady rates: start-up is shown apart. Rounds interleave all of them, since the 
 """
 
 import argparse
-import os
-
-os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
-
+import contextlib
 import multiprocessing
+import os
 import shutil
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 
 import corpus
 
 PROCESSES = 2
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 CHUNK = 500
+
+
+@contextlib.contextmanager
+def threads_each(count: int) -> Iterator[None]:
+    """How many threads the processes started meanwhile may take for linear algebra; 0: as they are installed."""
+    before = {name: os.environ.pop(name, None) for name in THREADS}
+    if count:
+        os.environ.update(dict.fromkeys(THREADS, str(count)))
+    yield
+    for name, value in before.items():
+        os.environ.pop(name, None)
+        if value is not None:
+            os.environ[name] = value
 
 
 # --- multiprocessing + librosa, which writes nothing
@@ -40,7 +53,7 @@ def _librosa_chunk(paths: list[str]) -> int:
 def by_librosa(folder: Path, n: int) -> float:
     paths = [str(path) for path in sorted((folder / "noise").iterdir())[:n]]
     chunks = [paths[i : i + CHUNK] for i in range(0, n, CHUNK)]
-    with multiprocessing.Pool(PROCESSES) as pool:
+    with multiprocessing.get_context("spawn").Pool(PROCESSES) as pool:
         pool.map(_librosa_chunk, [paths[:5]] * 4, chunksize=1)  # warm
         began = time.perf_counter()
         done = sum(pool.imap_unordered(_librosa_chunk, chunks))
@@ -65,9 +78,11 @@ def _lhotse_seconds(paths: list[Path], store: Path) -> float:
         sampling_rate=44_100, fft_size=1024, hop_size=1024, window="hann", num_mel_bins=128, fmin=0, fmax=22_050
     )
     began = time.perf_counter()
+    executor = ProcessPoolExecutor(PROCESSES, multiprocessing.get_context("spawn"))
     CutSet.from_cuts(cuts).compute_and_store_features(
-        LibrosaFbank(config), store, num_jobs=PROCESSES, storage_type=NumpyFilesWriter
+        LibrosaFbank(config), store, num_jobs=PROCESSES, storage_type=NumpyFilesWriter, executor=executor
     )
+    executor.shutdown()
     return time.perf_counter() - began
 
 
@@ -103,8 +118,9 @@ def without_ray(manifest: Path, output: Path, n: int) -> float:
     context = multiprocessing.get_context("spawn")
     done = context.Queue()
     processes = [context.Process(target=_units, args=(plan, units[i::PROCESSES], done)) for i in range(PROCESSES)]
-    for process in processes:
-        process.start()
+    with threads_each(1):  # as Ray does
+        for process in processes:
+            process.start()
     finished = sorted(done.get() for _ in units)
     for process in processes:
         process.join()
@@ -116,7 +132,7 @@ def without_ray(manifest: Path, output: Path, n: int) -> float:
 
 
 def ours(manifest: Path, output: Path, n: int, fixed: list[float]) -> float:
-    run = corpus.extract(manifest, output, "--segment-s", "5", "--limit", str(n))
+    run = corpus.extract(manifest, output, "--segment-s", "5", "--limit", str(n), watched=False)
     fixed.append(run.this_run["fixed_s"])
     shutil.rmtree(output)
     return run.clips_per_s
@@ -126,6 +142,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--clips", type=int, default=40_000, help="for us, with Ray and without")
     parser.add_argument("--rival-clips", type=int, default=10_000, help="for librosa and lhotse: their rate is steady")
+    parser.add_argument("--rival-threads", type=int, default=1, help="of each rival process; 0: as installed")
     parser.add_argument("--rounds", type=int, default=3)
     flags = parser.parse_args()
     scratch = Path(tempfile.mkdtemp(prefix="bench-extract-"))
@@ -143,7 +160,8 @@ def main() -> None:
         rates: dict[str, list[float]] = {name: [] for name in contenders}
         for _ in range(flags.rounds):
             for name, contender in contenders.items():
-                rates[name].append(contender())
+                with threads_each(flags.rival_threads):
+                    rates[name].append(contender())
                 print(f"{name:12s} {rates[name][-1]:7.0f} clips/s", flush=True)
     finally:
         shutil.rmtree(scratch)

@@ -63,22 +63,20 @@ class Extraction:
         return self.this_run["clips_per_s"]
 
 
-def extract(manifest: Path, output: Path, *flags: str, environment: dict[str, str] | None = None) -> Extraction:
-    """Run jobs/extract.py, watching what memory its processes take."""
+def extract(manifest: Path, output: Path, *flags: str, watched: bool = True) -> Extraction:
+    """Run jobs/extract.py; watched: see what memory its processes take, which costs some percent of a core."""
     command = [sys.executable, str(ROOT / "jobs" / "extract.py"), "--manifest", str(manifest), "--output", str(output)]
-    process = subprocess.Popen(
-        [*command, *flags], env={**os.environ, **(environment or {})}, stderr=subprocess.PIPE, text=True
-    )
+    process = subprocess.Popen([*command, *flags], stderr=subprocess.PIPE, text=True)
     driver = psutil.Process(process.pid)
     driver_peak, worker_peak, cpu_s = 0.0, 0.0, dict[int, float]()
-    while process.poll() is None:
+    while watched and process.poll() is None:
         with contextlib.suppress(psutil.Error):  # a process that ended between the listing and the look
             driver_peak = max(driver_peak, driver.memory_info().rss / 1e6)
             for worker in _workers(driver):
                 worker_peak = max(worker_peak, worker.memory_info().rss / 1e6)
                 cpu_s[worker.pid] = sum(worker.cpu_times()[:2])
         time.sleep(0.5)
-    said = process.stderr.read() if process.stderr else ""
+    _, said = process.communicate()
     if process.returncode:
         sys.exit(f"jobs/extract.py: exit {process.returncode}\n{said}")
     summary = json.loads((output / "summary.json").read_text())
