@@ -2,9 +2,7 @@
 
 import logging
 import math
-import queue
 import tempfile
-import threading
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,6 +13,7 @@ import ray
 import ray.train
 import ray.train.torch
 import torch
+from ray.exceptions import RayError
 
 from audioclf import checkpoint, models, rundir, s3, shards, storage, training
 from audioclf.checkpoint import Checkpoint
@@ -118,24 +117,26 @@ def train_all(jobs: list[TrainJob], at_once: int) -> None:
     cluster.connect()
     board: Any = ray.remote(num_cpus=0)(_Board)
     board = board.remote()
-    waiting, running = list(jobs), set[str]()
-    done: queue.Queue[tuple[TrainJob, BaseException | None]] = queue.Queue()
+    # A task each: Ray carries its error here, and ends it with the driver.
+    fit: Any = ray.remote(num_cpus=0, max_retries=0)(_fit)
+    waiting, running = list(jobs), dict[Any, TrainJob]()
     while waiting or running:
         while waiting and len(running) < at_once:
-            # Daemons: Ctrl-C must not wait for a training to end.
-            threading.Thread(target=_fit, args=(waiting[0], board, done), daemon=True).start()
-            running.add(waiting.pop(0).name)
-        try:
-            job, error = done.get(timeout=REPORT_EVERY_S)
-        except queue.Empty:
+            job = waiting.pop(0)
+            running[fit.remote(job, board)] = job
+        done, _ = ray.wait(list(running), num_returns=1, timeout=REPORT_EVERY_S)
+        for ref in done:
+            job = running.pop(ref)
+            try:
+                ray.get(ref)
+            except RayError as error:
+                raise cluster.own_error(error) from error
+            log.info("%s: trained, %d to go", job.name, len(waiting) + len(running))
+        if not done:
+            names = {job.name for job in running.values()}
             for name, epochs, metrics in ray.get(board.latest.remote()):
-                if name in running:
+                if name in names:
                     log.info("%s: epoch %d/%d, loss %.4f", name, metrics["epoch"], epochs, metrics["loss"])
-            continue
-        if error is not None:
-            raise cluster.own_error(error) from error
-        running.remove(job.name)
-        log.info("%s: trained, %d to go", job.name, len(waiting) + len(running))
 
 
 class _Board:
@@ -152,17 +153,8 @@ class _Board:
         return [(name, *value) for name, value in sorted(posted.items())]
 
 
-def _fit(job: TrainJob, board: Any, done: "queue.Queue[tuple[TrainJob, BaseException | None]]") -> None:
-    """Run Ray Train to the end of one job, going on where an earlier attempt stopped; says how it went."""
-    try:
-        _fit_now(job, board)
-    except Exception as error:  # noqa: BLE001 (raised again by the thread that waits)
-        done.put((job, error))
-    else:
-        done.put((job, None))
-
-
-def _fit_now(job: TrainJob, board: Any) -> None:
+def _fit(job: TrainJob, board: Any) -> None:
+    """Run Ray Train to the end of one job, going on where an earlier attempt stopped."""
     filesystem, path = _filesystem(job.output_uri)
     resources = {"CPU": 1, "GPU": 1} if job.use_gpu else {"CPU": 1}
     trainer = ray.train.torch.TorchTrainer(
