@@ -3,6 +3,8 @@
 import pyarrow as pa
 
 SCHEMA_VERSION = "1"
+SHARD_VERSION = "2"
+"""1: log_mel as lists."""
 
 # Keys of the Parquet files' schema metadata.
 META_VERSION = b"audioclf.schema_version"

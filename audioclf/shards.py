@@ -45,7 +45,7 @@ class Writer:
     ):
         shape = front_end.n_features, front_end.n_frames(segment_samples)
         metadata = {
-            schema.META_VERSION: schema.SCHEMA_VERSION,
+            schema.META_VERSION: schema.SHARD_VERSION,
             schema.META_FRONT_END: json.dumps(front_end.to_dict(), sort_keys=True),
             schema.META_CONFIG_DIGEST: config_digest,
         }
@@ -157,9 +157,9 @@ def front_end_of(metadata: dict[bytes, bytes], uri: str) -> FrontEnd:
         SchemaError: not a shard, or one of another version.
     """
     version = metadata.get(schema.META_VERSION, b"none").decode()
-    if version != schema.SCHEMA_VERSION or schema.META_FRONT_END not in metadata:
+    if version != schema.SHARD_VERSION or schema.META_FRONT_END not in metadata:
         raise SchemaError(
-            f"{storage.display(uri)}: not a shard of version {schema.SCHEMA_VERSION} (version {version}); "
+            f"{storage.display(uri)}: not a shard of version {schema.SHARD_VERSION} (version {version}); "
             "extract anew with jobs/extract.py"
         )
     return FrontEnd.from_dict(json.loads(metadata[schema.META_FRONT_END]))

@@ -7,6 +7,7 @@ again for a minute (s3.PATIENCE) before they are a StorageError.
 """
 
 import contextlib
+import functools
 import io
 import os
 import tempfile
@@ -75,6 +76,7 @@ def unquote(path: str) -> str:
     return urllib.parse.unquote(path, errors="replace")
 
 
+@functools.lru_cache(maxsize=64)  # of a clip it is asked five times
 def local_path(uri: str) -> Path | None:
     """The local path of a file:// URI, None for other stores."""
     if not uri.startswith("file://"):

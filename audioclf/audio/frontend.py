@@ -247,7 +247,7 @@ def _beyond_float32(spectra: np.ndarray, mel: np.ndarray, bands: Bands, spec: Fr
     """The frames of which some filter's value is further down than that, and yet above the floor."""
     unsure = spectra.max(axis=1) * 10 ** (-_FLOAT32_RANGE_DB / 20 * spec.power)
     floor = max(spec.floor, spec.log_offset)
-    wide = np.flatnonzero(unsure * bands.sums.max() > floor)
+    wide = np.flatnonzero(np.maximum(mel.min(axis=0), floor) < unsure * bands.sums.max())
     values = mel[:, wide]
     return wide[((values > floor) & (values < bands.sums[:, None] * unsure[wide])).any(axis=0)]
 
