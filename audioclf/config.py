@@ -76,9 +76,16 @@ class ExtractConfig:
     """Bound, in seconds, on a segment's length where --segment-s is not given."""
     augment: tuple[str, ...] = ()
     """Transform sets of which to write augmented copies; default none. ts: time stretch; ps1, ps2: pitch shift by up
-    to 2 and to 3.5 semitones; stretch-pitch: both at once, drawn evenly."""
+    to 2 and to 3.5 semitones; stretch-pitch: both at once, drawn evenly; drc: dynamic range compression; bg: background
+    recordings; gain, noise, shift: level, white noise, place in time."""
+    policy: str | None = None
+    """Policy file (YAML) in place of --augment: for each class, the sets that its clips get copies of."""
     copies: int = 1
     """Augmented copies of each segment and transform set."""
+    backgrounds: str | None = None
+    """Folder or s3://bucket/prefix of background recordings, for the set bg."""
+    engine: Literal["r2", "r3"] = "r2"
+    """Rubber Band's engine: r2, or r3, which sounds better and takes three to five times as long."""
     seed: int = 0
     """Seed of the augmentation's random numbers."""
     max_reject_fraction: float = 0.05
@@ -98,6 +105,8 @@ class ExtractConfig:
         _require(self.segment_s is None or 0 < self.segment_s < math.inf, "--segment-s must be positive")
         _require(self.max_segment_s > 0, "--max-segment-s must be positive")
         _require(self.copies >= 1, "--copies must be 1 or more; leave --augment out for none")
+        _require(not (self.augment and self.policy), "--policy says which sets are wanted; leave --augment out")
+        _require(len(set(self.augment)) == len(self.augment), "--augment names a transform set twice")
         _require(0 <= self.max_reject_fraction <= 1, "--max-reject-fraction must lie between 0 and 1")
         _require(self.num_actors >= 0, "--num-actors must be 0 or more")
         _require(self.unit_segments >= 0, "--unit-segments must be 0 or more")
@@ -146,6 +155,8 @@ class TrainConfig(Training):
     """Run directories of jobs/extract.py, one or several."""
     output: str
     """Run directory to write: checkpoint/, metrics.json."""
+    policy: str | None = None
+    """Policy file (YAML): which copies training takes, and how often; default: originals and all copies alike."""
     test_fold: int | None = None
     """Fold to keep out of training."""
     seed: int = 0
@@ -176,6 +187,15 @@ class CrossvalConfig(Training):
     """Run directories of jobs/extract.py, one or several."""
     output: str
     """Run directory to write: metrics.json, predictions.parquet, a checkpoint a fold."""
+    policy: str | None = None
+    """Policy file (YAML), or `learn`: learn one for each test fold from its training folds; default: originals and all
+    copies alike."""
+    policy_epochs: int = 40
+    """Passes over the clips in the trainings that --policy learn learns from."""
+    policy_repetitions: int = 1
+    """How often these trainings are repeated with other random numbers."""
+    baseline: str | None = None
+    """Crossval run directory over the same clips to compare with, clip by clip."""
     seeds: int = 1
     """Repetitions with other random numbers."""
     num_workers: int = 1
@@ -187,8 +207,35 @@ class CrossvalConfig(Training):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        _require(self.policy_epochs >= 1, "--policy-epochs must be 1 or more")
+        _require(self.policy_repetitions >= 1, "--policy-repetitions must be 1 or more")
         _require(self.seeds >= 1, "--seeds must be 1 or more")
         _require(self.num_workers >= 1, "--num-workers must be 1 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicyConfig(Training):
+    """Flags of jobs/policy.py."""
+
+    shards: tuple[str, ...]
+    """Run directories of jobs/extract.py with augmented copies (--augment) of all that is to be tried."""
+    test_fold: int
+    """Fold that the policy is for; its clips are not looked at."""
+    output: str
+    """Policy file to write (.yaml); beside it .csv and .png, and .learned/ with what the trainings found."""
+    epochs: int = 40
+    """Passes over the training clips, in each of the trainings."""
+    repetitions: int = 2
+    """How often the trainings are repeated with other random numbers."""
+    seed: int = 0
+    """Seed of the first repetition."""
+    dry_run: bool = False
+    """Print the plan; do nothing."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require(self.repetitions >= 1, "--repetitions must be 1 or more")
+        _require(self.seed >= 0, "--seed must be 0 or more")
 
 
 @dataclass(frozen=True)

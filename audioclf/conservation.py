@@ -48,13 +48,13 @@ class _Recording:
     flags: set[str] = field(default_factory=set)
 
 
-def check(plan: ExtractPlan, units: list[Unit], clip_ids: pa.ChunkedArray) -> Totals:
+def check(plan: ExtractPlan, units: list[Unit], clips: pa.Table) -> Totals:
     """Compare what is committed with what was planned, and sum it up.
 
     Args:
         plan: of the extraction.
         units: all of them.
-        clip_ids: of the manifest, in order.
+        clips: clip_id of the manifest, in order; and labels, if there is a policy.
 
     Raises:
         ConservationError: a planned row is missing, or there twice.
@@ -66,7 +66,6 @@ def check(plan: ExtractPlan, units: list[Unit], clip_ids: pa.ChunkedArray) -> To
     totals = Totals()
     long: defaultdict[str, _Recording] = defaultdict(_Recording)
     digests: list[pa.Table] = []
-    n_copies = len(plan.copy_sets)
 
     def read(unit: Unit) -> tuple[Unit, pa.Table, dict[str, Any], pa.Table | None]:
         data, counts = shards.read_unit(storage.join(plan.output_uri, shards.DATA, unit.name), COLUMNS)
@@ -78,9 +77,10 @@ def check(plan: ExtractPlan, units: list[Unit], clip_ids: pa.ChunkedArray) -> To
     with ThreadPoolExecutor(THREADS) as pool:
         # Batch by batch: all at once, what is read would pile up.
         for unit, data, counts, rejects in (one for some in batches(units, 64) for one in pool.map(read, some)):
-            expected = clip_ids.slice(unit.row_start, unit.row_stop - unit.row_start).to_pylist()
+            of_unit = clips.slice(unit.row_start, unit.row_stop - unit.row_start)
+            expected, copies = of_unit["clip_id"].to_pylist(), _copies(plan, of_unit)
             written, rejected = _keys(data), [] if rejects is None else _keys(rejects)
-            statuses = check_unit(unit, expected, written, rejected, n_copies, counts["segments"])
+            statuses = check_unit(unit, expected, written, rejected, copies, counts["segments"])
             flags = _flags(data)
             if unit.segments_total:
                 long[expected[0]].statuses.update(statuses.values())
@@ -88,7 +88,7 @@ def check(plan: ExtractPlan, units: list[Unit], clip_ids: pa.ChunkedArray) -> To
             else:
                 totals.clips.update(statuses.values())
                 totals.flags.update({flag: len(clips) for flag, clips in flags.items()})
-            _add(totals, counts, written, rejected, n_copies)
+            _add(totals, counts, written, rejected, dict(zip(expected, copies, strict=True)))
             digests.append(data.select(["content_digest", "clip_id", "fold"]).filter(_heard(data)))
     for recording in long.values():
         status: Status = next(iter(recording.statuses)) if len(recording.statuses) == 1 else "partial"
@@ -103,7 +103,7 @@ def check_unit(
     clip_ids: list[str],
     written: Sequence[Key],
     rejected: Sequence[Key],
-    n_copies: int,
+    copies: Sequence[frozenset[int]],
     n_segments: int,
 ) -> dict[str, Status]:
     """The status of each clip of a unit.
@@ -112,7 +112,7 @@ def check_unit(
         unit: of work.
         clip_ids: planned.
         written, rejected: keys of the rows committed.
-        n_copies: rows of each segment, the original included.
+        copies: of each clip, the copy_index of every row that its segments have.
         n_segments: of the unit's clips, as the task counted them when it cut them.
 
     Raises:
@@ -126,9 +126,8 @@ def check_unit(
         copies_of[clip_id][segment].add(copy)
     if strangers := copies_of.keys() - set(clip_ids):
         raise ConservationError(f"{unit.name}: holds clips that are not in its part of the manifest: {min(strangers)}")
-    every: set[int | None] = set(range(n_copies))
     found = 0
-    for clip_id in clip_ids:
+    for clip_id, every in zip(clip_ids, copies, strict=True):
         segments = copies_of.get(clip_id)
         if not segments:
             raise ConservationError(f"{unit.name}: clip {clip_id} is neither in the shards nor in the rejects")
@@ -179,14 +178,26 @@ def _same_audio_in_different_folds(digests: pa.Table) -> list[list[str]]:
     return [list(group) for group in sorted({tuple(sorted(group)) for group in clips.values()})]
 
 
-def _add(totals: Totals, counts: dict[str, Any], written: list[Key], rejected: list[Key], n_copies: int) -> None:
+def _copies(plan: ExtractPlan, clips: pa.Table) -> list[frozenset[int]]:
+    """The copy_index of every row that a segment of each clip has."""
+    labels = clips["labels"].to_pylist() if plan.augmentation.policy else [()] * len(clips)
+    known: dict[tuple[str, ...], frozenset[int]] = {}
+    for some in map(tuple, labels):
+        if some not in known:
+            known[some] = frozenset(copy.index for copy in plan.augmentation.copies_of(some))
+    return [known[tuple(some)] for some in labels]
+
+
+def _add(
+    totals: Totals, counts: dict[str, Any], written: list[Key], rejected: list[Key], copies: dict[str, frozenset[int]]
+) -> None:
     totals.audio_s += counts["audio_s"]
     totals.bytes += counts["bytes"]
     totals.reasons.update(counts["reasons"])
     for outcome, keys in (("written", written), ("rejected", rejected)):
-        for _, segment, copy in keys:
+        for clip_id, segment, copy in keys:
             if segment is not None and copy is None:
                 totals.rows["segments"][outcome] += 1
-                totals.rows["copies"][outcome] += n_copies - 1
+                totals.rows["copies"][outcome] += len(copies[clip_id]) - 1
             elif segment is not None:
                 totals.rows["copies" if copy else "segments"][outcome] += 1

@@ -1,18 +1,20 @@
 """A unit of clips → a shard of log-mel pictures and its rejects: what one task does. Plain numpy, no Ray."""
 
 import contextlib
-from collections import Counter
-from collections.abc import Iterator
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from audioclf import isolation, manifest, shards, storage
-from audioclf.audio import augment, segment
+from audioclf.audio import augment, rubberband, segment
 from audioclf.audio.frontend import FrontEnd, log_mel
 from audioclf.audio.recording import Recording
 from audioclf.audio.segment import Grid, Segment
+from audioclf.augmentation import Augmentation
 from audioclf.errors import ChangedClipError, ClipError, CrashedClipError, DecodeError
 from audioclf.fetch import Fetcher, Opener
 from audioclf.units import Unit
@@ -29,11 +31,8 @@ class ExtractPlan:
     output_uri: str
     front_end: FrontEnd
     segment_s: float
-    transform_sets: tuple[str, ...]
-    copies: int
-    """Augmented copies of each segment and transform set."""
-    seed: int
     config_digest: str
+    augmentation: Augmentation
     buffer_bytes: int = 128 << 20
     """What a task may hold of fetched files, and again of pictures not yet written."""
 
@@ -41,11 +40,6 @@ class ExtractPlan:
     def grid(self) -> Grid:
         length = segment.segment_samples(self.segment_s, self.front_end.sample_rate)
         return Grid(self.front_end.sample_rate, length, length, MIN_TAIL)
-
-    @property
-    def copy_sets(self) -> list[str]:
-        """The transform set of each copy, copy 0 (the original) first."""
-        return [augment.ORIGINAL, *(name for name in self.transform_sets for _ in range(self.copies))]
 
 
 @dataclass
@@ -63,9 +57,17 @@ class UnitCounts:
     audio_s: float = 0.0
     bytes: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
+    augment_s: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
+    """Seconds that the copies of each transform set took; not stored, since a file depends on its input alone."""
+    augmented: Counter[str] = field(default_factory=Counter)
+    """Copies made of each transform set; not stored either."""
 
     def to_dict(self) -> dict[str, Any]:
-        return {**vars(self), "reasons": dict(self.reasons)}
+        return {name: dict(value) if isinstance(value, dict) else value for name, value in vars(self).items()}
+
+    def to_store(self) -> dict[str, Any]:
+        """What is stored in the data file."""
+        return {name: value for name, value in self.to_dict().items() if name not in ("augment_s", "augmented")}
 
 
 class UnitExtractor:
@@ -75,6 +77,7 @@ class UnitExtractor:
         self._plan = plan
         self._manifest = manifest.SliceReader(plan.manifest_uri)
         self._fetcher = Fetcher(plan.buffer_bytes)
+        self._background = plan.augmentation.background_loader(plan.front_end.sample_rate)
 
     def __call__(self, unit: Unit, careful: bool = False) -> UnitCounts:
         """Fetch, decode, transform, encode and commit one unit.
@@ -84,6 +87,8 @@ class UnitExtractor:
             careful: try each clip in a process of its own first, since one of them may kill the process.
         """
         plan, counts = self._plan, UnitCounts()
+        if plan.augmentation.needs_engine:
+            rubberband.check()  # not in __init__: Ray would start a worker that failed there anew
         rejects: list[dict[str, Any]] = []
         clips = self._manifest.rows(unit.row_start, unit.row_stop)
         with (
@@ -98,13 +103,13 @@ class UnitExtractor:
                 try:
                     if trials and not trials.survives(clip, plan, unit):
                         raise CrashedClipError(storage.display(clip["uri"]), "decode", isolation.MESSAGE)
-                    extract_clip(clip, opener, plan, unit, writer, rejects, counts)
+                    extract_clip(clip, opener, plan, unit, self._background, writer, rejects, counts)
                 except ClipError as error:  # the one place where an error of a whole clip becomes a reject
                     rejects.append(reject_row(clip, error))
                 counts.clips_rejected += len(rejects) > before
             counts.rows, counts.rejects = writer.rows, len(rejects)
             counts.reasons.update(row["error"] for row in rejects)
-            writer.finish(counts.to_dict())
+            writer.finish(counts.to_store())
             if rejects:  # before the data file appears: its presence is the commit
                 rejects_uri = storage.join(plan.output_uri, shards.REJECTS, unit.name)
                 storage.write_bytes(rejects_uri, shards.encode_rejects(rejects))
@@ -121,6 +126,7 @@ def extract_clip(
     opener: Opener,
     plan: ExtractPlan,
     unit: Unit,
+    background: Callable[[str], np.ndarray],
     writer: shards.Writer,
     rejects: list[dict[str, Any]],
     counts: UnitCounts,
@@ -135,7 +141,7 @@ def extract_clip(
         done = first
         for part in _until_broken(segment.segments(recording, plan.grid, first, stop), clip, first, stop, rejects):
             if isinstance(part, Segment):
-                _write_copies(part, clip, plan, writer, rejects)
+                _write_copies(part, clip, plan, background, writer, rejects, counts)
                 counts.audio_s += part.source_s
             done += 1
         counts.segments += done - first
@@ -188,24 +194,38 @@ def _until_broken(
 
 
 def _write_copies(
-    part: Segment, clip: dict[str, Any], plan: ExtractPlan, writer: shards.Writer, rejects: list[dict[str, Any]]
+    part: Segment,
+    clip: dict[str, Any],
+    plan: ExtractPlan,
+    background: Callable[[str], np.ndarray],
+    writer: shards.Writer,
+    rejects: list[dict[str, Any]],
+    counts: UnitCounts,
 ) -> None:
     front_end, length = plan.front_end, plan.grid.length
-    for copy_index, transform_set in enumerate(plan.copy_sets):
+    for copy in plan.augmentation.copies_of(clip["labels"]):
+        began = time.perf_counter()
+        transform = plan.augmentation.draw(copy, clip["clip_id"], part.index)
         try:
-            transform, changed = _copy(part, plan, clip, copy_index, transform_set)
+            changed = augment.apply(
+                transform, part.samples, front_end.sample_rate, storage.display(clip["uri"]),
+                plan.augmentation.engine, background,
+            )  # fmt: skip
         except ClipError as error:
-            rejects.append(reject_row(clip, error, part.index, copy_index))
+            rejects.append(reject_row(clip, error, part.index, copy.index))
             continue
+        if copy.index:
+            counts.augmented[copy.transform_set] += 1
+            counts.augment_s[copy.transform_set] += time.perf_counter() - began
         writer.add(
             {
                 "clip_id": clip["clip_id"],
                 "uri": clip["uri"],
                 "segment_index": part.index,
                 "start_s": (clip["start_s"] or 0.0) + part.start_s,
-                "copy_index": copy_index,
-                "transform_set": transform_set,
-                "transform_params": transform,
+                "copy_index": copy.index,
+                "transform_set": copy.transform_set,
+                "transform_params": transform.to_json(),
                 "valid_frames": front_end.n_frames(min(len(changed), length)),
                 "labels": clip["labels"],
                 "fold": clip["fold"],
@@ -217,25 +237,14 @@ def _write_copies(
         )
 
 
-def _copy(
-    part: Segment, plan: ExtractPlan, clip: dict[str, Any], copy_index: int, transform_set: str
-) -> tuple[str, np.ndarray]:
-    """The parameters of a copy as JSON, and its samples: as long as the transform makes them."""
-    if transform_set == augment.ORIGINAL:
-        return "{}", part.samples
-    rng = augment.rng_of(plan.seed, clip["clip_id"], part.index, copy_index)
-    transform = augment.TRANSFORM_SETS[transform_set].draw(rng)
-    changed = augment.apply(transform, part.samples, plan.front_end.sample_rate, storage.display(clip["uri"]))
-    return transform.to_json(), changed
-
-
 def try_clip(clip: dict[str, Any], plan: ExtractPlan, unit: Unit) -> None:
     """All that is done with a clip, and nothing kept: to see whether it kills its process."""
     fetcher = Fetcher(plan.buffer_bytes)
+    background = plan.augmentation.background_loader(plan.front_end.sample_rate)
     writer = shards.Writer(None, plan.front_end, plan.grid.length, plan.config_digest, plan.buffer_bytes)
     try:
         for found, opener in fetcher([clip]):
-            extract_clip(found, opener, plan, unit, writer, [], UnitCounts())
+            extract_clip(found, opener, plan, unit, background, writer, [], UnitCounts())
     except ClipError:
         pass  # its turn comes when the unit is made
     finally:

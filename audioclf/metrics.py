@@ -1,5 +1,6 @@
 """How well a set of clips was classified."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,14 +16,26 @@ def accuracy(probabilities: np.ndarray, targets: np.ndarray) -> float:
         probabilities: [N, C].
         targets: [N, C] of zeros and ones.
     """
-    return float(_hits(probabilities, targets).mean())
+    return float(hits(probabilities, targets).mean())
 
 
-def accuracy_ci95(probabilities: np.ndarray, targets: np.ndarray, source_ids: list[str], seed: int = 0) -> list[float]:
+def accuracy_ci95(probabilities: np.ndarray, targets: np.ndarray, source_ids: list[str]) -> list[float]:
     """95 % interval of the accuracy, by drawing sources (not clips, which resemble one another) anew."""
-    hits = _hits(probabilities, targets)
+    return mean_ci95(hits(probabilities, targets), source_ids)
+
+
+def mean_ci95(values: np.ndarray, source_ids: Sequence[str], seed: int = 0) -> list[float]:
+    """95 % interval of the mean of a figure of each clip, by drawing sources anew.
+
+    Args:
+        values: [N]; differences of two networks for a paired interval.
+        source_ids: [N].
+        seed: of the draws.
+
+    Source: B. Efron, R. Tibshirani, An Introduction to the Bootstrap (1993), chapters 8 and 13.
+    """
     _, source = np.unique(source_ids, return_inverse=True)
-    per_source = np.stack([np.bincount(source, hits), np.bincount(source)])
+    per_source = np.stack([np.bincount(source, values), np.bincount(source)])
     rng = np.random.default_rng(seed)
     n = per_source.shape[1]
     drawn = per_source[:, rng.integers(0, n, (BOOTSTRAPS, n))].sum(axis=2)
@@ -69,5 +82,6 @@ def describe(probabilities: np.ndarray, targets: np.ndarray, names: tuple[str, .
     return described
 
 
-def _hits(probabilities: np.ndarray, targets: np.ndarray) -> np.ndarray:
+def hits(probabilities: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """[N] of zeros and ones: whether a clip's likeliest class is (one of) its own."""
     return targets[np.arange(len(targets)), probabilities.argmax(1)]

@@ -116,6 +116,7 @@ PREDICTION = pa.schema(
         pa.field("source_id", pa.string(), nullable=False),
         pa.field("labels", pa.list_(pa.string()), nullable=False),
         pa.field("probabilities", pa.list_(pa.float32()), nullable=False),  # in the vocabulary's order
+        pa.field("seed", pa.int32(), nullable=False),  # of the training
     ],
     metadata={META_VERSION: SCHEMA_VERSION},
 )

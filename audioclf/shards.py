@@ -188,6 +188,11 @@ class Examples:
     def labels(self) -> list[list[str]]:
         return self.columns["labels"]
 
+    def take(self, rows: np.ndarray) -> "Examples":
+        """Some of the rows, by index."""
+        columns = {name: [values[row] for row in rows] for name, values in self.columns.items()}
+        return Examples(self.front_end, self.log_mel[rows], self.valid_frames[rows], columns)
+
 
 EXAMPLE_COLUMNS = (
     "clip_id",
@@ -229,14 +234,14 @@ def load(
 
 def all_labels(run_uris: Sequence[str]) -> tuple[list[list[str]], list[int | None]]:
     """Labels and fold of every original segment, in no particular order."""
-    labels: list[list[str]] = []
-    folds: list[int | None] = []
-    for run in run_uris:
-        for uri in committed_files(storage.to_uri(run)):
-            table = read_table(uri, ["labels", "fold", "copy_index"]).filter(pc.field("copy_index") == 0)
-            labels += table["labels"].to_pylist()
-            folds += table["fold"].to_pylist()
-    return labels, folds
+    table = read_columns(run_uris, ["labels", "fold", "copy_index"]).filter(pc.field("copy_index") == 0)
+    return table["labels"].to_pylist(), table["fold"].to_pylist()
+
+
+def read_columns(run_uris: Sequence[str], columns: list[str]) -> pa.Table:
+    """Some columns of every row, in no particular order."""
+    uris = [uri for run in run_uris for uri in committed_files(storage.to_uri(run))]
+    return pa.concat_tables(read_table(uri, columns).replace_schema_metadata() for uri in uris)
 
 
 def load_files(

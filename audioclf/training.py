@@ -1,6 +1,7 @@
 """Train a network on shards in memory. Plain torch, no Ray."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -31,6 +32,36 @@ class Share:
     world_size: int = 1
 
 
+class RowDraw:
+    """Draws, for each segment, one of its rows: the original or a copy.
+
+    Args:
+        clip_ids, segment_indices: [N] of the rows.
+        weights: [N] how often a row is drawn against the other rows of its segment; a segment whose rows all have
+            the weight 0 is left out.
+    """
+
+    def __init__(self, clip_ids: Sequence[str], segment_indices: Sequence[int], weights: np.ndarray):
+        numbers: dict[tuple[str, int], int] = {}
+        pairs = zip(clip_ids, segment_indices, strict=True)
+        segment = np.array([numbers.setdefault(pair, len(numbers)) for pair in pairs])
+        rows = np.flatnonzero(weights > 0)
+        self._rows = rows[np.argsort(segment[rows], kind="stable")]
+        self._bounds = np.cumsum(weights[self._rows])
+        self._first = np.flatnonzero(np.diff(segment[self._rows], prepend=-1))
+        self._last = np.append(self._first[1:], len(self._rows)) - 1
+        self._begin = self._bounds[self._first] - weights[self._rows[self._first]]
+
+    def __len__(self) -> int:
+        return len(self._first)
+
+    def draw(self, numbers: np.ndarray) -> np.ndarray:
+        """[S] row indices, one of each segment, from [S] numbers in [0, 1)."""
+        at = self._begin + numbers * (self._bounds[self._last] - self._begin)
+        found = np.searchsorted(self._bounds, at, side="right")
+        return self._rows[np.clip(found, self._first, self._last)]  # where rounding led to a neighbour
+
+
 class Trainer:
     """Trains one network; its randomness depends on the seed and the epoch alone, so a resumed run is the same run.
 
@@ -41,6 +72,7 @@ class Trainer:
         seed: of the weights, the order of clips, the patches and the dropout.
         network: the network, possibly wrapped for several workers; see `build_network`.
         share: of each step.
+        row_weights: [N] how often an epoch shows a row, against the other rows of its segment; None: all alike.
     """
 
     def __init__(
@@ -51,6 +83,7 @@ class Trainer:
         seed: int,
         network: nn.Module,
         share: Share,
+        row_weights: np.ndarray | None = None,
     ):
         self._training, self._seed, self._share = training, seed, share
         self._network = network
@@ -61,10 +94,13 @@ class Trainer:
         self._targets = torch.from_numpy(vocabulary.targets(examples.labels))
         self._device = next(network.parameters()).device
         self.optimizer = _optimizer(self._core, training)
-        self.steps_per_epoch = math.ceil(len(examples) / training.batch_size)
+        weights = np.ones(len(examples)) if row_weights is None else row_weights
+        self._rows = RowDraw(examples.columns["clip_id"], examples.columns["segment_index"], weights)
+        self.n_segments = len(self._rows)
+        self.steps_per_epoch = math.ceil(self.n_segments / training.batch_size)
 
     def epoch(self, epoch: int) -> tuple[float, float]:
-        """One pass over this worker's share of the training rows, counted from 0.
+        """One pass over this worker's share of the segments, counted from 0: of each, one row is drawn.
 
         Returns:
             The summed loss, and the number of clips classified right on the way.
@@ -73,15 +109,15 @@ class Trainer:
             TrainingError: the loss is NaN or infinite.
         """
         self._network.train()
-        n = len(self._log_mel)
         rng = np.random.default_rng([self._seed, epoch])
-        order, where = rng.permutation(n), rng.random(n)
+        order, where = rng.permutation(self.n_segments), rng.random(self.n_segments)
+        rows = self._rows.draw(rng.random(self.n_segments))
         seed_everything(self._seed, epoch, self._share.rank)
         loss_sum = hits = 0.0
         for step, batch in enumerate(np.array_split(order, self.steps_per_epoch)):
             self._set_learning_rate(epoch + step / self.steps_per_epoch)
             mine = np.array_split(batch, self._share.world_size)[self._share.rank]
-            loss, hit = self._step(mine, where[mine], len(batch))
+            loss, hit = self._step(rows[mine], where[mine], len(batch))
             loss_sum, hits = loss_sum + loss, hits + hit
         if not math.isfinite(loss_sum):
             raise TrainingError(f"epoch {epoch + 1}: the loss is {loss_sum}; try a smaller --learning-rate")
@@ -110,6 +146,15 @@ class Trainer:
             rate *= 0.5 * (1 + math.cos(math.pi * epoch / self._training.epochs))
         for group in self.optimizer.param_groups:
             group["lr"] = rate
+
+
+def fit(examples: Examples, vocabulary: Vocabulary, training: Training, seed: int, row_weights: np.ndarray) -> Network:
+    """A network trained in this process, in evaluation mode; see `Trainer`."""
+    network = build_network(training, examples, vocabulary, seed)
+    trainer = Trainer(examples, vocabulary, training, seed, network, Share(), row_weights)
+    for epoch in range(training.epochs):
+        trainer.epoch(epoch)
+    return network.eval()
 
 
 def build_network(training: Training, examples: Examples, vocabulary: Vocabulary, seed: int) -> Network:

@@ -109,11 +109,13 @@ def _units(plan, units, done) -> None:
 
 def without_ray(manifest: Path, output: Path, n: int) -> float:
     from audioclf.audio.frontend import get_front_end
+    from audioclf.augmentation import Augmentation
     from audioclf.extraction import ExtractPlan
     from audioclf.storage import to_uri
     from audioclf.units import Unit
 
-    plan = ExtractPlan(to_uri(str(manifest)), to_uri(str(output)), get_front_end("logmel44k"), 5.0, (), 1, 0, "digest")
+    spec = get_front_end("logmel44k")
+    plan = ExtractPlan(to_uri(str(manifest)), to_uri(str(output)), spec, 5.0, "digest", Augmentation())
     units = [Unit(i, start, min(start + CHUNK, n)) for i, start in enumerate(range(0, n, CHUNK))]
     context = multiprocessing.get_context("spawn")
     done = context.Queue()

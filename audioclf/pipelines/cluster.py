@@ -12,6 +12,8 @@ os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
 # Ray's core prints an error line for every actor pool of Ray Data (ray-project/ray#53727); nothing else is lost.
 os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+# Ray Train takes one report of its workers each time it looks: every 2 s, an epoch of a small set waits for that.
+os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
 
 import ray
 import ray.data

@@ -1,30 +1,38 @@
 """Train and evaluate every fold in turn, with one or several seeds."""
 
 import logging
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
 
-from audioclf import checkpoint, rundir, shards, storage
+from audioclf import checkpoint, policy, rundir, shards, storage
 from audioclf.config import CrossvalConfig, training_of
 from audioclf.errors import ConfigError
 from audioclf.labels import Vocabulary
-from audioclf.pipelines import evaluate
+from audioclf.pipelines import compare, evaluate
+from audioclf.pipelines import policy as learn_policy
 from audioclf.pipelines.train import TrainJob, check, train_all, trainings_at_once
+from audioclf.policy import Policy
 from audioclf.rundir import RunDirectory
 
 log = logging.getLogger("audioclf")
 
 EVALUATION_BATCH = 16
 
+LEARN = "learn"
+"""In place of a policy file."""
+
+POLICIES = "policies"
+
 
 def run(config: CrossvalConfig) -> str:
     """Train what is not yet trained, predict each fold by the networks that never saw it, measure."""
-    storage.reach(*config.shards, config.output)
+    storage.reach(*config.shards, config.output, *filter(None, [config.baseline]))
     shard_uris = tuple(storage.to_uri(uri) for uri in config.shards)
     how = training_of(config)
-    check(shard_uris, how, None)
+    chosen = policy.read(config.policy) if config.policy and config.policy != LEARN else None
+    check(shard_uris, how, None, chosen)
     labels, row_folds = shards.all_labels(shard_uris)
     folds = sorted({fold for fold in row_folds if fold is not None})
     if len(folds) < 2:
@@ -32,7 +40,12 @@ def run(config: CrossvalConfig) -> str:
             f"crossval needs clips in two folds or more; make the manifest with --folds N (found {folds})"
         )
     directory = RunDirectory(config.output)
-    binding = {"shards": rundir.bindings(shard_uris), **asdict(how), "seeds": config.seeds}
+    binding = {
+        "shards": rundir.bindings(shard_uris),
+        **asdict(how),
+        "seeds": config.seeds,
+        "policy": _policy_binding(config, chosen),
+    }
     jobs = {
         (seed, fold): TrainJob(
             name=f"seed-{seed}-fold-{fold}",
@@ -43,6 +56,7 @@ def run(config: CrossvalConfig) -> str:
             seed=seed,
             num_workers=config.num_workers,
             use_gpu=config.use_gpu,
+            policy=chosen,
         )
         for seed in range(config.seeds)
         for fold in folds
@@ -55,7 +69,11 @@ def run(config: CrossvalConfig) -> str:
     measured = rundir.read_json(directory.at(evaluate.METRICS)) if directory.is_complete() else None
     if measured is not None and not due:
         evaluate.report("crossval", measured)
+        _compare(config, directory)
         return "ok"
+    if due and config.policy == LEARN:
+        learned = _learn(config, shard_uris, tuple(folds), directory)
+        due = [replace(job, policy=learned[job.test_fold]) for job in due]
     if due:
         train_all(due, trainings_at_once(config.num_workers, config.use_gpu))
     per_seed = []
@@ -63,12 +81,41 @@ def run(config: CrossvalConfig) -> str:
         of_fold = {fold: storage.join(jobs[seed, fold].output_uri, checkpoint.FOLDER) for fold in folds}
         per_seed.append(evaluate.predict(shard_uris, of_fold, EVALUATION_BATCH, num_actors=0))
     measured = _mean_over_seeds([evaluate.measure(clips, Vocabulary.of(labels)) for clips in per_seed])
-    evaluate.write_predictions(directory, per_seed[0])
+    evaluate.write_predictions(directory, dict(enumerate(per_seed)))
     directory.write_json(evaluate.METRICS, measured)
     directory.finish({"job": "crossval", "status": "ok", "trainings": len(jobs), "clips": measured["clips"]})
     evaluate.report("crossval", measured)
+    _compare(config, directory)
     log.info("wrote %s", directory)
     return "ok"
+
+
+def _policy_binding(config: CrossvalConfig, chosen: Policy | None) -> Any:
+    if config.policy == LEARN:
+        return {"learned": {"epochs": config.policy_epochs, "repetitions": config.policy_repetitions}}
+    return chosen.to_dict() if chosen else None
+
+
+def _learn(
+    config: CrossvalConfig, shard_uris: tuple[str, ...], folds: tuple[int, ...], directory: RunDirectory
+) -> dict[int | None, Policy]:
+    """A policy for each test fold, learned from the other folds; written to policies/."""
+    how = replace(training_of(config), epochs=config.policy_epochs)
+    learning = learn_policy.plan(shard_uris, how, folds, config.policy_repetitions, seed=0)
+    learned = learn_policy.learn(learning, directory.at(POLICIES))
+    for fold, found in learned.items():
+        stem = directory.at(POLICIES, f"fold-{fold}")
+        learn_policy.write(found, fold, f"{stem}.yaml", stem)
+    return {fold: found.learned.policy for fold, found in learned.items()}
+
+
+def _compare(config: CrossvalConfig, directory: RunDirectory) -> None:
+    """Against --baseline, if given: the change of accuracy, overall and by class, with paired intervals."""
+    if config.baseline is None:
+        return
+    compared = compare.runs(RunDirectory(config.baseline), directory)
+    directory.write_json(compare.COMPARISON, compared)
+    compare.report(compared)
 
 
 def _mean_over_seeds(runs: list[dict[str, Any]]) -> dict[str, Any]:

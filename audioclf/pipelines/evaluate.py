@@ -46,7 +46,7 @@ def run(config: EvaluateConfig) -> str:
     directory.bind("evaluate", binding, {})
     clips = predict(shard_uris, {config.test_fold: uri}, config.batch_size, config.num_actors)
     measured = measure(clips, loaded.vocabulary)
-    write_predictions(directory, clips)
+    write_predictions(directory, {loaded.training.get("seed", 0): clips})
     directory.write_json(METRICS, measured)
     directory.finish({"job": "evaluate", "status": "ok", "clips": len(clips)})
     report("evaluate", measured)
@@ -140,9 +140,10 @@ def measure(clips: list[ClipPrediction], vocabulary: Vocabulary) -> dict[str, An
     }
 
 
-def write_predictions(directory: RunDirectory, clips: list[ClipPrediction]) -> None:
-    """predictions.parquet: a row a clip, its probabilities in the order of metrics.json's classes."""
-    columns = {name: [getattr(clip, name) for clip in clips] for name in schema.PREDICTION.names}
+def write_predictions(directory: RunDirectory, of_seed: Mapping[int, list[ClipPrediction]]) -> None:
+    """predictions.parquet: a row a clip and seed, its probabilities in the order of metrics.json's classes."""
+    rows = [{**vars(clip), "seed": seed} for seed, clips in of_seed.items() for clip in clips]
+    columns = {name: [row[name] for row in rows] for name in schema.PREDICTION.names}
     buffer = io.BytesIO()
     pq.write_table(pa.table(columns, schema=schema.PREDICTION), buffer, compression="zstd")
     storage.write_bytes(directory.at(PREDICTIONS), buffer.getvalue())

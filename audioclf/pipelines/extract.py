@@ -10,13 +10,15 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from audioclf import conservation, manifest, rundir, shards, storage, units
-from audioclf.audio import augment
+from audioclf import backgrounds, conservation, manifest, policy, rundir, shards, storage, units
+from audioclf.audio import rubberband
+from audioclf.audio.augment import ORIGINAL, TRANSFORM_SETS
 from audioclf.audio.frontend import FrontEnd, get_front_end
 from audioclf.audio.frontend_file import load_front_end
 from audioclf.audio.segment import Grid
+from audioclf.augmentation import Augmentation
 from audioclf.config import ExtractConfig
-from audioclf.errors import ConfigError
+from audioclf.errors import ConfigError, EngineError
 from audioclf.extraction import ExtractPlan, UnitExtractor
 from audioclf.manifest import ManifestFile
 from audioclf.pipelines.manifest import probe_all
@@ -36,26 +38,28 @@ LIBRARIES_MB = 400
 def run(config: ExtractConfig) -> str:
     """Plan units, process those not yet committed, check that nothing is lost, sum up."""
     began = time.monotonic()
-    augment.check_transform_sets(config.augment)
     front_end = _front_end(config.frontend)
-    storage.reach(config.manifest, config.output)
-    clips = manifest.read(storage.to_uri(config.manifest), PLAN_COLUMNS)
+    storage.reach(config.manifest, config.output, *filter(None, (config.policy, config.backgrounds)))
+    augmentation = _augmentation(config)
+    columns = [*PLAN_COLUMNS, "labels"] if augmentation.policy else PLAN_COLUMNS
+    clips = manifest.read(storage.to_uri(config.manifest), columns)
     table = clips.table.slice(0, config.limit)
     if len(table) == 0:
         raise ConfigError(f"{config.manifest}: the manifest holds no clips")
     directory = RunDirectory(config.output)
     segment_s = config.segment_s or _bound_segment_s(directory) or _longest_clip_s(table, config)
-    plan, work, binding = _plan(config, front_end, clips, table, segment_s, directory)
+    plan, work, binding = _plan(config, front_end, augmentation, clips, table, segment_s, directory)
     committed = directory.committed(shards.DATA)
     due = [unit for unit in work if unit.name not in committed]
     log.info(
-        "extract: %s clips in %s units, %s of them done before; segments of %.3f s, %d rows each (planned in %.1f s)",
-        f"{len(table):,}", f"{len(work):,}", f"{len(work) - len(due):,}", segment_s, len(plan.copy_sets),
+        "extract: %s clips in %s units, %s of them done before; segments of %.3f s, up to %d rows (planned in %.1f s)",
+        f"{len(table):,}", f"{len(work):,}", f"{len(work) - len(due):,}", segment_s, len(augmentation.all_copies),
         time.monotonic() - began,
     )  # fmt: skip
     if config.dry_run:
         return "ok"
-    directory.bind("extract", binding, {"manifest": config.manifest, "max_reject_fraction": config.max_reject_fraction})
+    flags = {name: getattr(config, name) for name in ("manifest", "backgrounds", "max_reject_fraction")}
+    directory.bind("extract", binding, flags)
     if due:
         storage.remove(directory.at(rundir.SUCCESS))
         for folder in (shards.DATA, shards.REJECTS):
@@ -65,7 +69,7 @@ def run(config: ExtractConfig) -> str:
         for counts in run_units(_make, plan, due, config.num_actors, config.memory_mb):
             progress.add(counts)
         progress.close()
-    totals = conservation.check(plan, work, table["clip_id"])
+    totals = conservation.check(plan, work, table)
     summary = _summary(totals, progress, config.max_reject_fraction)
     directory.finish(summary)
     _report(directory, summary)
@@ -77,6 +81,44 @@ def _front_end(name: str) -> FrontEnd:
     if name.endswith((".yaml", ".yml")):
         return load_front_end(storage.read_text(storage.to_uri(name)), name)
     return get_front_end(name)
+
+
+def _augmentation(config: ExtractConfig) -> Augmentation:
+    """What the flags ask for, and whether this machine can do it.
+
+    Raises:
+        ConfigError: a set or file that isn't there, no rubberband program, no background recordings.
+    """
+    wanted = policy.read(config.policy) if config.policy else None
+    sets = wanted.transform_sets if wanted else tuple(name for name in config.augment if name != ORIGINAL)
+    for name in sets:
+        if name not in TRANSFORM_SETS:
+            raise ConfigError(f"--augment {name}: unknown; there are: {', '.join([ORIGINAL, *TRANSFORM_SETS])}")
+    takes_backgrounds = any(TRANSFORM_SETS[name].backgrounds for name in sets)
+    if takes_backgrounds and not config.backgrounds:
+        raise ConfigError("the transform set bg needs --backgrounds, a folder of background recordings")
+    found = backgrounds.find(config.backgrounds) if config.backgrounds and takes_backgrounds else ()
+    augmentation = Augmentation(sets, config.copies, config.seed, config.engine, wanted, found)
+    if augmentation.needs_engine:
+        try:
+            rubberband.check()
+        except EngineError as error:
+            raise ConfigError(str(error)) from error
+    return augmentation
+
+
+def _augmentation_binding(augmentation: Augmentation) -> dict[str, Any]:
+    """What of the augmentation the output depends on."""
+    if not augmentation.transform_sets:
+        return {"augment": []}
+    return {
+        "augment": list(augmentation.transform_sets),
+        "copies": augmentation.copies,
+        "seed": augmentation.seed,
+        "engine": augmentation.engine if augmentation.needs_engine else None,
+        "policy": augmentation.policy.to_dict() if augmentation.policy else None,
+        "backgrounds": [[one.name, one.etag] for one in augmentation.backgrounds],
+    }
 
 
 def _make(plan: ExtractPlan) -> Callable[[Unit, bool], dict[str, Any]]:
@@ -92,6 +134,7 @@ def _clips_in(due: list[Unit]) -> int:
 def _plan(
     config: ExtractConfig,
     front_end: FrontEnd,
+    augmentation: Augmentation,
     clips: ManifestFile,
     table: pa.Table,
     segment_s: float,
@@ -103,15 +146,13 @@ def _plan(
         output_uri=directory.uri,
         front_end=front_end,
         segment_s=segment_s,
-        transform_sets=config.augment,
-        copies=config.copies,
-        seed=config.seed,
         config_digest="",
+        augmentation=augmentation,
         # Fetched files, pictures held, their stacked copy and its encoding.
         buffer_bytes=(config.memory_mb - LIBRARIES_MB) * 1_000_000 // 6,
     )
     _check_memory(plan, config)
-    rows = len(plan.copy_sets)
+    rows = len(augmentation.all_copies)
     n_segments, seconds, splittable = _extent(table, plan.grid)
     unit_segments = config.unit_segments or units.default_unit_segments(int(n_segments.sum()), rows)
     work = units.plan_units(n_segments, seconds, splittable, unit_segments, units.MAX_UNIT_S / rows)
@@ -120,9 +161,7 @@ def _plan(
         "limit": config.limit,
         "front_end": front_end.to_dict(),
         "segment_s": segment_s,
-        "augment": list(config.augment),
-        "copies": config.copies if config.augment else 0,
-        "seed": config.seed,
+        **_augmentation_binding(augmentation),
         "unit_segments": unit_segments,
         "units": f"{len(work)}, digest {units.digest(work)}",
     }

@@ -3,7 +3,7 @@
 import logging
 import sys
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from typing import Any
 
 from ray.util import metrics
@@ -44,6 +44,8 @@ class Progress:
         self._terminal = sys.stderr.isatty()
         self._done: Counter[str] = Counter()
         self._reasons: Counter[str] = Counter()
+        self._augmented: Counter[str] = Counter()
+        self._augment_s: defaultdict[str, float] = defaultdict(float)
         self._metrics = {
             name: metrics.Counter(f"audioclf_{name}", description, tag_keys=("job",))
             for name, description in COUNTED.items()
@@ -54,6 +56,9 @@ class Progress:
         """Count a finished unit: its clips, clips_rejected, audio_s, bytes and reasons."""
         self._done.update(units=1, **{name: counts[name] for name in COUNTED})
         self._reasons.update(counts["reasons"])
+        self._augmented.update(counts.get("augmented", {}))
+        for name, seconds in counts.get("augment_s", {}).items():
+            self._augment_s[name] += seconds
         for name, metric in self._metrics.items():
             if counts[name]:
                 metric.inc(counts[name], {"job": self._job})
@@ -105,6 +110,9 @@ class Progress:
             "rejects_by_reason": dict(self._reasons),
             "audio_s": round(self._done["audio_s"], 3),
             "bytes": self._done["bytes"],
+            "ms_per_copy": {
+                name: round(1000 * self._augment_s[name] / count, 1) for name, count in self._augmented.items()
+            },
             "wall_s": round(now - self._began, 3),
             "fixed_s": round((self._first[0] if self._first else now) - self._began, 3),
             "clips_per_s": round(rate["clips"], 1),

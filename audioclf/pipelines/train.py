@@ -3,11 +3,12 @@
 import logging
 import math
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow.compute as pc
 import pyarrow.fs
 import ray
 import ray.train
@@ -15,13 +16,14 @@ import ray.train.torch
 import torch
 from ray.exceptions import RayError
 
-from audioclf import checkpoint, models, rundir, s3, shards, storage, training
+from audioclf import checkpoint, models, policy, rundir, s3, shards, storage, training
 from audioclf.checkpoint import Checkpoint
 from audioclf.config import TrainConfig, Training, training_of
 from audioclf.errors import CheckpointMismatchError, ConfigError
 from audioclf.labels import Vocabulary
 from audioclf.models import Network
 from audioclf.pipelines import cluster
+from audioclf.policy import Policy
 from audioclf.rundir import RunDirectory
 from audioclf.shards import Examples
 
@@ -46,6 +48,8 @@ class TrainJob:
     seed: int
     num_workers: int
     use_gpu: bool
+    policy: Policy | None
+    """Which copies are taken, and how often; None: originals and all copies alike."""
 
 
 def run(config: TrainConfig) -> str:
@@ -53,7 +57,8 @@ def run(config: TrainConfig) -> str:
     storage.reach(*config.shards, config.output)
     shard_uris = tuple(storage.to_uri(uri) for uri in config.shards)
     how = training_of(config)
-    check(shard_uris, how, config.test_fold)
+    chosen = policy.read(config.policy) if config.policy else None
+    check(shard_uris, how, config.test_fold, chosen)
     directory = RunDirectory(config.output)
     job = TrainJob(
         "train",
@@ -64,10 +69,12 @@ def run(config: TrainConfig) -> str:
         config.seed,
         config.num_workers,
         config.use_gpu,
+        chosen,
     )
     binding = {
         "shards": rundir.bindings(shard_uris),
         **asdict(how),
+        "policy": chosen.to_dict() if chosen else None,
         "test_fold": config.test_fold,
         "seed": config.seed,
     }
@@ -93,19 +100,29 @@ def run(config: TrainConfig) -> str:
     return "ok"
 
 
-def check(shard_uris: Iterable[str], how: Training, test_fold: int | None) -> None:
-    """Find on the driver what would fail on every worker.
+def check(shard_uris: Sequence[str], how: Training, test_fold: int | None, chosen: Policy | None = None) -> None:
+    """Find on the driver what would fail on every worker, and what would let training see the test clips.
 
     Raises:
-        ConfigError: no shards, no such network, fold or checkpoint to start from.
+        ConfigError: no shards, no such network, fold or checkpoint to start from; a policy with transform sets that the
+            shards lack; clips of one source in different folds.
     """
     models.check_name(how.model)
     if how.init is not None:
         checkpoint.load_for(how.init)
-    folds = set(shards.all_labels(list(shard_uris))[1])
+    rows = shards.read_columns(shard_uris, ["fold", "source_id", "transform_set"])
+    folds = set(rows["fold"].unique().to_pylist())
     if test_fold is not None and test_fold not in folds:
         known = ", ".join(str(fold) for fold in sorted(fold for fold in folds if fold is not None))
         raise ConfigError(f"--test-fold {test_fold}: the shards have the folds {known or 'none'}")
+    if chosen and (lacking := set(chosen.transform_sets) - set(rows["transform_set"].unique().to_pylist())):
+        raise ConfigError(f"--policy: the shards hold no copies of {', '.join(sorted(lacking))}; extract with it")
+    spread = rows.group_by("source_id").aggregate([("fold", "count_distinct", pc.CountOptions(mode="all"))])
+    if several := spread.filter(pc.field("fold_count_distinct") > 1)["source_id"].to_pylist():
+        raise ConfigError(
+            f"clips of one source lie in different folds ({len(several)} sources, the first is {min(several)}): "
+            "training would hear the sources it is tested on; make the manifest with --folds N, or --source-regex"
+        )
 
 
 def train_all(jobs: list[TrainJob], at_once: int) -> None:
@@ -190,13 +207,18 @@ def _train_loop(config: dict[str, Any]) -> None:
     context = ray.train.get_context()
     share = training.Share(context.get_world_rank(), context.get_world_size())
     examples = shards.load(job.shard_uris, copies=True, exclude_fold=job.test_fold)
+    rows, weights = policy.training_rows(job.policy, examples.columns, [job.test_fold])
+    if len(rows) < len(examples):
+        examples = examples.take(rows)
     vocabulary = Vocabulary.of(shards.all_labels(job.shard_uris)[0])
     network = _initial_network(job, examples, vocabulary).to(ray.train.torch.get_device())
-    trainer = training.Trainer(examples, vocabulary, job.training, job.seed, _for_workers(network, share), share)
+    trainer = training.Trainer(
+        examples, vocabulary, job.training, job.seed, _for_workers(network, share), share, weights
+    )
     history = _restore(network, trainer)
     for epoch in range(len(history), job.training.epochs):
         loss_sum, hits = _sum_over_workers(trainer.epoch(epoch), share, network.mean.device)
-        n = len(examples)
+        n = trainer.n_segments
         history.append({"epoch": epoch + 1, "loss": loss_sum / n, "train_accuracy": hits / n})
         with tempfile.TemporaryDirectory() as folder:
             saved = None
@@ -267,6 +289,7 @@ def _save(
         "seed": job.seed,
         "test_fold": job.test_fold,
         "clips": len(set(examples.columns["clip_id"])),
+        "policy": job.policy.to_dict() if job.policy else None,
     }
     done = Checkpoint(network, job.training.model, front_end, vocabulary, segment_s, how, history[-1])
     done.save(storage.join(job.output_uri, checkpoint.FOLDER))

@@ -11,12 +11,14 @@ from hypothesis import strategies as st
 
 from audioclf import conservation, shards, storage
 from audioclf.audio.frontend import get_front_end
+from audioclf.augmentation import Augmentation
 from audioclf.conservation import Key
 from audioclf.errors import ConservationError
 from audioclf.extraction import ExtractPlan
 from audioclf.units import Unit
 
 SPEC = get_front_end("logmel44k")
+ORIGINAL = frozenset({0})
 
 
 @st.composite
@@ -48,7 +50,7 @@ def check(
 ) -> dict[str, conservation.Status]:
     unit = Unit(0, 0, len(clip_ids))
     cut = n_cut(written, rejected) if n_segments is None else n_segments
-    return conservation.check_unit(unit, clip_ids, written, rejected, n_copies, cut)
+    return conservation.check_unit(unit, clip_ids, written, rejected, [frozenset(range(n_copies))] * len(clip_ids), cut)
 
 
 @given(units())
@@ -139,11 +141,11 @@ def write_rejects(folder: Path, unit: Unit, rejects: list[dict[str, Any]]) -> No
 
 def plan(folder: Path, copies: int = 1) -> ExtractPlan:
     sets = ("ts",) if copies > 1 else ()
-    return ExtractPlan("", storage.to_uri(str(folder)), SPEC, 0.02, sets, copies - 1 or 1, 0, "digest")
+    return ExtractPlan("", storage.to_uri(str(folder)), SPEC, 0.02, "digest", Augmentation(sets, copies - 1 or 1))
 
 
-def ids(*names: str) -> pa.ChunkedArray:
-    return pa.chunked_array([list(names)], pa.string())
+def ids(*names: str) -> pa.Table:
+    return pa.table({"clip_id": pa.array(names, pa.string())})
 
 
 WRITTEN = [("a", 0, 0), ("a", 0, 1), ("a", 1, 0), ("b", 0, 0), ("b", 0, 1)]
@@ -171,10 +173,10 @@ def test_rows_that_do_not_add_up_are_named(clip_ids: list, written: list, reject
 
 def test_a_part_of_a_recording_has_just_its_segments() -> None:
     unit = Unit(1, 0, 1, 2, 4, 9)
-    assert conservation.check_unit(unit, ["a"], [("a", 2, 0), ("a", 3, 0)], [], 1, 2) == {"a": "ok"}
+    assert conservation.check_unit(unit, ["a"], [("a", 2, 0), ("a", 3, 0)], [], [ORIGINAL], 2) == {"a": "ok"}
     for keys in ([("a", 2, 0)], [("a", 0, 0), ("a", 1, 0)], [("a", 2, 0), ("a", 3, 0), ("a", 4, 0)]):
         with pytest.raises(ConservationError, match="clip a lacks"):
-            conservation.check_unit(unit, ["a"], keys, [], 1, len(keys))
+            conservation.check_unit(unit, ["a"], keys, [], [ORIGINAL], len(keys))
 
 
 def test_a_recording_in_parts_is_one_clip(tmp_path: Path) -> None:

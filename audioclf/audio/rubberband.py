@@ -1,0 +1,103 @@
+"""Time stretching and pitch shifting by the rubberband program, in one pass of its engine."""
+
+import functools
+import math
+import os
+import socket
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import soundfile
+
+from audioclf.errors import AugmentError, EngineError
+
+Engine = Literal["r2", "r3"]
+
+REMEDY = "install it: apt-get install rubberband-cli (Debian, Ubuntu), brew install rubberband (macOS)"
+
+HEADROOM_PEAK = 1 / 16
+"""Highest peak of what the program is given: it makes softer what would come out above 1, as clipped noise does, whose
+peaks become four times as high. Samples are scaled by a power of two, which changes none of their digits, before and
+back after."""
+
+MIN_SAMPLES = 1024
+"""Shorter sounds are padded to this: the engines give nothing or nonsense for less."""
+
+MEMORY = "/dev/shm"
+"""Where Linux keeps files in memory."""
+
+
+@functools.cache
+def check() -> None:
+    """Do nothing where the program runs.
+
+    Raises:
+        EngineError: it is missing or broken; names the machine and the remedy.
+    """
+    try:
+        done = subprocess.run(["rubberband", "--version"], capture_output=True, timeout=30, check=False)
+        broken = f"ends with exit code {done.returncode}" if done.returncode else ""
+    except FileNotFoundError:
+        broken = "is missing"
+    except (OSError, subprocess.TimeoutExpired) as error:
+        broken = f"does not run ({error})"
+    if broken:
+        raise EngineError(f"the rubberband program {broken} on {socket.gethostname()}; {REMEDY}")
+
+
+def stretch_and_shift(
+    samples: np.ndarray, sample_rate: int, stretch: float, pitch_semitones: float, engine: Engine, clip_uri: str
+) -> np.ndarray:
+    """The equivalent of `rubberband -t STRETCH -p PITCH`.
+
+    Args:
+        samples: [n] float32, of any level.
+        sample_rate: Hz.
+        stretch: duration factor; 1.5 is one and a half times as long.
+        pitch_semitones: upwards; 12 is an octave.
+        engine: r2, the faster one, or r3, the finer one, which takes three to five times as long.
+        clip_uri: for messages.
+
+    Returns:
+        [round(n · stretch)] float32.
+
+    Raises:
+        AugmentError: the engine failed on these samples.
+        EngineError: the program is missing or broken.
+    """
+    length = round(len(samples) * stretch)
+    whole = np.zeros(length, np.float32)
+    peak = float(np.abs(samples).max(initial=0))
+    if peak < np.finfo(np.float32).tiny:  # silence stays silence
+        return whole
+    scale = 2.0 ** math.floor(math.log2(HEADROOM_PEAK / peak))
+    scaled = np.zeros(max(len(samples), MIN_SAMPLES), np.float32)
+    np.multiply(samples, np.float32(scale), out=scaled[: len(samples)])
+    flags = ["-t", repr(stretch), "-p", repr(pitch_semitones), *(["--fine"] if engine == "r3" else [])]
+    try:
+        found = _run(scaled, sample_rate, flags)[:length]
+    except (subprocess.CalledProcessError, soundfile.LibsndfileError, OSError) as error:
+        check.cache_clear()
+        check()
+        raise AugmentError(clip_uri, "augment", f"rubberband {' '.join(flags)} failed: {error}") from error
+    if len(found) == 0:
+        raise AugmentError(clip_uri, "augment", f"rubberband {' '.join(flags)} gave nothing for {len(samples)} samples")
+    np.multiply(found, np.float32(1 / scale), out=whole[: len(found)])
+    return whole
+
+
+def _run(samples: np.ndarray, sample_rate: int, flags: list[str]) -> np.ndarray:
+    """By float32 files: from 16-bit ones, which pyrubberband writes, the engine makes a sound with other phases."""
+    with tempfile.TemporaryDirectory(prefix="rubberband-", dir=_memory()) as folder:
+        before, after = Path(folder, "before.wav"), Path(folder, "after.wav")
+        soundfile.write(before, samples, sample_rate, subtype="FLOAT")
+        subprocess.run(["rubberband", "-q", *flags, before, after], capture_output=True, check=True)
+        return soundfile.read(after, dtype="float32")[0]
+
+
+def _memory() -> str | None:
+    """Where files lie in memory, if there is such a place and the user has not chosen another."""
+    return MEMORY if "TMPDIR" not in os.environ and os.access(MEMORY, os.W_OK) else None
