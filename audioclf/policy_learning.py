@@ -65,11 +65,11 @@ def design(
         transform_sets: names.
         classes: names, in the order of the targets' columns.
         repetition: from 0.
-        total: the weight that a class's sets share evenly, so that a set takes its part from the others that are on;
-            a class with none on is not augmented.
+        total: the weight of a class's sets together, on average: each that is on weighs 2 · total / K, whatever the
+            others, so that its effect is that of having it, not of having less of the others.
 
     Raises:
-        ConfigError: no set, no class, or one named twice.
+        ConfigError: no set, no class, one named twice, or a class named `*`.
 
     Source: Plackett & Burman, "The design of optimum multifactorial experiments", Biometrika 33 (1946); Box, Hunter &
     Hunter, "Statistics for Experimenters", 2nd ed. (2005), chapters 5 and 6 (foldover).
@@ -77,6 +77,8 @@ def design(
     for kind, names in (("transform set", transform_sets), ("class", classes)):
         if not names or len(set(names)) < len(names):
             raise ConfigError(f"{kind}: {', '.join(names) or 'none'}: name at least one, each once")
+    if EVERY_CLASS in classes:
+        raise ConfigError(f"a class is named {EVERY_CLASS!r}, which in a policy stands for all others; rename it")
     n_runs = 2 ** math.ceil(math.log2(len(transform_sets) + 2))
     matrix = hadamard(n_runs)[:, 1:].astype(np.int8) * (-1 if repetition % 2 else 1)
     signs = matrix[_orders(len(classes), n_runs, np.random.default_rng(repetition // 2))]
@@ -92,8 +94,9 @@ def _orders(n_classes: int, n_runs: int, rng: np.random.Generator) -> np.ndarray
 
 
 def _policy_of_run(transform_sets: Sequence[str], classes: Sequence[str], signs: np.ndarray, total: float) -> Policy:
+    weight = 2 * total / len(transform_sets)
     on = [[name for name, sign in zip(transform_sets, row, strict=False) if sign > 0] for row in signs]
-    return Policy({label: {name: total / len(sets) for name in sets} for label, sets in zip(classes, on, strict=True)})
+    return Policy({label: dict.fromkeys(sets, weight) for label, sets in zip(classes, on, strict=True)})
 
 
 def log_loss(probabilities: np.ndarray, targets: np.ndarray, multi_label: bool) -> np.ndarray:

@@ -4,6 +4,7 @@ import struct
 from typing import Any
 
 import pytest
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text
@@ -31,7 +32,7 @@ def rows(classes: list[str]) -> list[dict[str, Any]]:
 
 
 def texts(chart: Figure) -> list[str]:
-    return [text.get_text() for text in chart.findobj(Text)]  # pyright: ignore[reportAttributeAccessIssue]
+    return [text.get_text() for text in chart.findobj(Text)]
 
 
 def cells(chart: Figure) -> list[Rectangle]:
@@ -45,13 +46,10 @@ def size(png: bytes) -> tuple[int, int]:
 
 
 def test_the_png_grows_with_the_classes() -> None:
-    width, height = size(heat_map.draw(rows(["dog"]), "title"))
-    for n_classes in (10, 60):
-        wider, higher = size(heat_map.draw(rows([f"class {c}" for c in range(n_classes)]), "title"))
-        assert wider >= width
-        # each class has a row that its two lines of type (8.5 and 6 points) fit
-        assert higher - height >= (n_classes - 1) * (8.5 + 6) / 72 * heat_map.DPI
-        height = height if n_classes == 10 else higher
+    few, many = (size(heat_map.draw(rows([f"class {c}" for c in range(n)]), "title")) for n in (10, 50))
+    assert many[0] == few[0]
+    # each class has a row that its two lines of type (8.5 and 6 points) fit
+    assert many[1] - few[1] >= 40 * (8.5 + 6) / 72 * heat_map.DPI
 
 
 def test_the_numbers_are_those_of_the_rows() -> None:
@@ -88,7 +86,7 @@ def test_what_helps_is_blue_what_harms_is_red_and_what_is_not_used_is_hatched() 
     hatched = [patch for patch in cells(chart) if patch.get_hatch()]
     assert len(plain) == len(table)
     for row, patch in zip(table, plain, strict=True):
-        red, _, blue, _ = patch.get_facecolor()
+        red, _, blue = to_rgb(patch.get_facecolor())
         assert (blue > red) == (row["shrunk"] < 0)
     assert len(hatched) == sum(row["weight"] == 0 for row in table) > 0
     low, high = chart.axes[1].get_ylim()  # the colour bar
@@ -101,7 +99,7 @@ def test_all_zero_and_one_class_can_be_drawn() -> None:
     size(heat_map.draw(table, "title"))
 
 
-@pytest.mark.parametrize("name", ["a $b$ c$", "$\\frac{", "猫", "line\nbreak", "x" * 200, "", "_%^{}~#&"])
+@pytest.mark.parametrize("name", ["a $b$ c", "$\\frac{$", "猫", "line\nbreak", "x" * 200, "", "_%^{}~#&"])
 def test_any_class_name_can_be_drawn(name: str) -> None:
     """Dollar signs are no formula, other scripts no warning; a long name does not squeeze the picture."""
     png = heat_map.draw(rows([name]), name)
