@@ -1,15 +1,17 @@
 """Time stretching and pitch shifting by the rubberband program, in one pass of its engine."""
 
+import contextlib
 import functools
 import math
 import os
 import socket
 import subprocess
 import tempfile
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Literal
 
 import numpy as np
+import pyrubberband
 import soundfile
 
 from audioclf.errors import AugmentError, EngineError
@@ -76,28 +78,45 @@ def stretch_and_shift(
     scale = 2.0 ** math.floor(math.log2(HEADROOM_PEAK / peak))
     scaled = np.zeros(max(len(samples), MIN_SAMPLES), np.float32)
     np.multiply(samples, np.float32(scale), out=scaled[: len(samples)])
-    flags = ["-t", repr(stretch), "-p", repr(pitch_semitones), *(["--fine"] if engine == "r3" else [])]
+    what = f"rubberband -t {stretch:g} -p {pitch_semitones:g}"
     try:
-        found = _run(scaled, sample_rate, flags)[:length]
-    except (subprocess.CalledProcessError, soundfile.LibsndfileError, OSError) as error:
+        found = _run(scaled, sample_rate, stretch, pitch_semitones, engine)[:length]
+    except (subprocess.CalledProcessError, soundfile.LibsndfileError, RuntimeError, OSError) as error:
         check.cache_clear()
         check()
-        raise AugmentError(clip_uri, "augment", f"rubberband {' '.join(flags)} failed: {error}") from error
+        raise AugmentError(clip_uri, "augment", f"{what} failed: {error}") from error
     if len(found) == 0:
-        raise AugmentError(clip_uri, "augment", f"rubberband {' '.join(flags)} gave nothing for {len(samples)} samples")
+        raise AugmentError(clip_uri, "augment", f"{what} gave nothing for {len(samples)} samples")
     np.multiply(found, np.float32(1 / scale), out=whole[: len(found)])
     return whole
 
 
-def _run(samples: np.ndarray, sample_rate: int, flags: list[str]) -> np.ndarray:
-    """By float32 files: from 16-bit ones, which pyrubberband writes, the engine makes a sound with other phases."""
-    with tempfile.TemporaryDirectory(prefix="rubberband-", dir=_memory()) as folder:
-        before, after = Path(folder, "before.wav"), Path(folder, "after.wav")
-        soundfile.write(before, samples, sample_rate, subtype="FLOAT")
-        subprocess.run(["rubberband", "-q", *flags, before, after], capture_output=True, check=True)
-        return soundfile.read(after, dtype="float32")[0]
+def _run(samples: np.ndarray, sample_rate: int, stretch: float, semitones: float, engine: Engine) -> np.ndarray:
+    """One call of pyrubberband, whose pitch_shift does nothing for 0 semitones and adds our options to its own."""
+    options = {"--fine": ""} if engine == "r3" else {}
+    with _files_for_pyrubberband():
+        if semitones == 0:
+            changed = pyrubberband.time_stretch(samples, sample_rate, 1 / stretch, rbargs=options)
+        else:
+            changed = pyrubberband.pitch_shift(samples, sample_rate, semitones, rbargs={"--time": stretch, **options})
+    return np.atleast_1d(changed)
 
 
-def _memory() -> str | None:
-    """Where files lie in memory, if there is such a place and the user has not chosen another."""
-    return MEMORY if "TMPDIR" not in os.environ and os.access(MEMORY, os.W_OK) else None
+class _FloatFiles:
+    """soundfile as pyrubberband uses it, but for the width of its files: of samples rounded to 16 bits the engine makes
+    a sound with other phases."""
+
+    read = staticmethod(soundfile.read)
+    write = staticmethod(functools.partial(soundfile.write, subtype="FLOAT"))
+
+
+@contextlib.contextmanager
+def _files_for_pyrubberband() -> Iterator[None]:
+    """Its temporary files are of float32, and lie in memory if there is such a place and the user wants no other."""
+    in_memory = "TMPDIR" not in os.environ and os.access(MEMORY, os.W_OK)
+    before, tempfile.tempdir = tempfile.tempdir, MEMORY if in_memory else tempfile.tempdir
+    pyrubberband.pyrb.sf = _FloatFiles
+    try:
+        yield
+    finally:
+        tempfile.tempdir, pyrubberband.pyrb.sf = before, soundfile

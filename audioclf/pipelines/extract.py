@@ -58,7 +58,11 @@ def run(config: ExtractConfig) -> str:
     )  # fmt: skip
     if config.dry_run:
         return "ok"
-    flags = {name: getattr(config, name) for name in ("manifest", "backgrounds", "max_reject_fraction")}
+    flags = {
+        "manifest": storage.to_uri(config.manifest),  # what was relative then would be wrong from elsewhere
+        "backgrounds": config.backgrounds and storage.to_uri(config.backgrounds),
+        "max_reject_fraction": config.max_reject_fraction,
+    }
     directory.bind("extract", binding, flags)
     if due:
         storage.remove(directory.at(rundir.SUCCESS))

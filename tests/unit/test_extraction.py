@@ -1,9 +1,7 @@
 """A unit of clips to a shard: copies, parts, partial clips, retries and unit bounds."""
 
-import json
 import os
 import signal
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,92 +11,12 @@ import pytest
 import soundfile
 
 from audioclf import conservation, extraction, layouts, manifest, shards, storage
-from audioclf.audio import augment
-from audioclf.audio.frontend import get_front_end, log_mel
+from audioclf.audio.frontend import log_mel
 from audioclf.augmentation import Augmentation
-from audioclf.conservation import Totals
-from audioclf.errors import AugmentError, SchemaError
+from audioclf.errors import SchemaError
 from audioclf.extraction import ExtractPlan, UnitExtractor
 from audioclf.units import Unit
-
-SPEC = get_front_end("logmel44k")
-Wav = Callable[..., Path]
-
-
-def noise(seconds: float, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).normal(scale=0.1, size=round(seconds * 44_100)).astype(np.float32)
-
-
-def list_clips(folder: Path) -> list[manifest.Clip]:
-    return layouts.from_folders(layouts.list_audio(storage.to_uri(str(folder / "in"))).files)
-
-
-def run(
-    folder: Path, clips: list[manifest.Clip], units: list[Unit], segment_s: float = 0.5, **how: Any
-) -> tuple[list[extraction.UnitCounts], Totals]:
-    """Extract clips into folder/run unit by unit, and check that nothing is lost."""
-    uri = storage.to_uri(str(folder / "m.parquet"))
-    manifest.write(manifest.to_table(clips), uri)
-    plan = ExtractPlan(uri, storage.to_uri(str(folder / "run")), SPEC, segment_s, "digest", Augmentation(**how))
-    extractor = UnitExtractor(plan)
-    counts = [extractor(unit) for unit in units]
-    extractor.close()
-    return counts, conservation.check(plan, units, manifest.read(uri).table)
-
-
-def rows(folder: Path) -> list[dict[str, Any]]:
-    files = sorted((folder / "run" / "data").iterdir())
-    return [row for file in files for row in pq.read_table(file).to_pylist()]
-
-
-def picture(row: dict[str, Any]) -> np.ndarray:
-    return np.frombuffer(row["log_mel"], np.float16).reshape(128, -1)
-
-
-def test_copies_are_those_of_each_set_in_turn(tmp_path: Path, wav: Wav) -> None:
-    wav(noise(0.5), 44_100, "in/x/a.wav", "FLOAT")
-    run(tmp_path, list_clips(tmp_path), [Unit(0, 0, 1)], transform_sets=("ts", "ps1"), copies=2)
-    made = rows(tmp_path)
-    assert [(r["copy_index"], r["transform_set"]) for r in made] == [
-        (0, "none"), (1, "ts"), (2, "ts"), (3, "ps1"), (4, "ps1"),
-    ]  # fmt: skip
-    parameters = [json.loads(r["transform_params"]) for r in made]
-    assert parameters[0] == {}
-    assert all(1 / p["stretch"] == pytest.approx(round(1 / p["stretch"], 2)) for p in parameters[1:3])
-    assert all("pitch_semitones" not in p for p in parameters[1:3])
-    assert all(p["stretch"] == 1 and p["pitch_semitones"] in (-2, -1, 1, 2) for p in parameters[3:])
-    assert len({r["content_digest"] for r in made}) == 1
-
-
-def test_a_copy_can_be_made_again_from_its_row(tmp_path: Path, wav: Wav) -> None:
-    samples = noise(0.5)
-    wav(samples, 44_100, "in/x/a.wav", "FLOAT")
-    run(tmp_path, list_clips(tmp_path), [Unit(0, 0, 1)], transform_sets=("stretch-pitch",))
-    copy = rows(tmp_path)[1]
-    changed = augment.apply(augment.Transform(**json.loads(copy["transform_params"])), samples, 44_100, "x")
-    fitted = np.zeros(22_050, np.float32)
-    fitted[: len(changed)] = changed[:22_050]
-    expected = log_mel(fitted, SPEC).astype(np.float16)
-    np.testing.assert_array_equal(picture(copy), expected)
-    assert copy["valid_frames"] == 1 + min(len(changed), 22_050) // 1024
-
-
-def test_a_failed_copy_is_one_reject_of_a_partial_clip(
-    tmp_path: Path, wav: Wav, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(transform: augment.Transform, samples: np.ndarray, sample_rate: int, clip_uri: str) -> np.ndarray:
-        raise AugmentError(clip_uri, "augment", "the engine stumbled")
-
-    monkeypatch.setattr(augment, "apply", fail)
-    path = wav(noise(1.0), 44_100, "in/x/a.wav")
-    (counts,), totals = run(tmp_path, list_clips(tmp_path), [Unit(0, 0, 1)], transform_sets=("ts",))
-    assert totals.clips == {"partial": 1}
-    assert (counts.rows, counts.rejects, counts.reasons) == (2, 2, {"AugmentError": 2})
-    rejects = pq.read_table(tmp_path / "run" / "rejects").to_pylist()
-    assert [(r["segment_index"], r["copy_index"], r["stage"], r["message"]) for r in rejects] == [
-        (0, 1, "augment", "the engine stumbled"), (1, 1, "augment", "the engine stumbled"),
-    ]  # fmt: skip
-    assert {r["uri"] for r in rejects} == {path.as_uri()}
+from tests.unit.extracting import SPEC, Wav, list_clips, noise, picture, rows, run
 
 
 def test_output_does_not_depend_on_unit_bounds_or_storage(tmp_path: Path, wav: Wav, s3_bucket: str) -> None:
@@ -126,16 +44,6 @@ def test_the_same_unit_twice_is_the_same_file(tmp_path: Path, wav: Wav) -> None:
         run(tmp_path, clips, [Unit(0, 0, 1)], transform_sets=("ts",))
         written.append(file.read_bytes())
     assert written[0] == written[1]
-
-
-def test_another_seed_makes_other_copies_of_the_same_originals(tmp_path: Path, wav: Wav) -> None:
-    wav(noise(0.5), 44_100, "in/x/a.wav")
-    made = []
-    for seed in (0, 1):
-        run(tmp_path, list_clips(tmp_path), [Unit(0, 0, 1)], transform_sets=("stretch-pitch",), seed=seed)
-        made.append(rows(tmp_path))
-    assert made[0][0] == made[1][0]
-    assert made[0][1]["transform_params"] != made[1][1]["transform_params"]
 
 
 def test_a_part_of_a_file_starts_where_it_lies_in_the_file(tmp_path: Path, wav: Wav) -> None:
@@ -183,7 +91,8 @@ def test_counts_and_front_end_travel_in_the_file(tmp_path: Path, wav: Wav) -> No
     (counts,), totals = run(tmp_path, list_clips(tmp_path), [Unit(0, 0, 1)])
     uri = storage.to_uri(str(tmp_path / "run" / "data" / "unit-0000000.parquet"))
     stored = shards.read_unit(uri, [])[1]
-    assert stored == counts.to_dict()
+    assert stored == counts.to_store()
+    assert counts.to_dict() == {**stored, "augment_s": {}, "augmented": {}}
     assert (stored["bytes"], stored["audio_s"], stored["segments"]) == (path.stat().st_size, 1.0, 2)
     assert totals.flags == {"silent": 1}
     assert shards.front_end_of(shards.read_metadata(uri), "x") == SPEC
@@ -325,7 +234,7 @@ def test_a_file_that_kills_its_process_is_rejected_when_care_is_taken(
     monkeypatch.setattr(extraction, "try_clip", die_over_b)
     uri = storage.to_uri(str(tmp_path / "m.parquet"))
     manifest.write(manifest.to_table(clips), uri)
-    plan = ExtractPlan(uri, storage.to_uri(str(tmp_path / "run")), SPEC, 0.5, (), 1, 0, "digest")
+    plan = ExtractPlan(uri, storage.to_uri(str(tmp_path / "run")), SPEC, 0.5, "digest", Augmentation())
     extractor = UnitExtractor(plan)
     extractor(Unit(0, 0, 3), careful=True)
     extractor.close()
