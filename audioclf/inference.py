@@ -1,5 +1,7 @@
 """Class probabilities of segments by a trained network. Plain torch, no Ray."""
 
+import warnings
+
 import numpy as np
 import torch
 
@@ -31,7 +33,7 @@ def predict(
     pairs = [(row, start) for row, last in enumerate(room) for start in range(0, int(last) + 1, PATCH_HOP_FRAMES)]
     rows, starts = (torch.tensor(column, dtype=torch.int64) for column in zip(*pairs, strict=True))
     device = network.mean.device
-    pictures = torch.from_numpy(log_mel)
+    pictures = as_tensor(log_mel)
     total = torch.zeros(len(log_mel), network.n_classes)
     for first in range(0, len(rows), batch_size):
         some = slice(first, first + batch_size)
@@ -40,6 +42,14 @@ def predict(
         total.index_add_(0, rows[some], probabilities.cpu())
     counts = torch.bincount(rows, minlength=len(log_mel))
     return (total / counts[:, None]).numpy()
+
+
+def as_tensor(array: np.ndarray) -> torch.Tensor:
+    """A tensor over the same memory, only to be read from."""
+    with warnings.catch_warnings():
+        # Arrays from Ray's object store are read-only, and torch knows no such tensors.
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
+        return torch.from_numpy(array)
 
 
 def patches_at(log_mel: torch.Tensor, rows: torch.Tensor, starts: torch.Tensor, frames: int) -> torch.Tensor:

@@ -11,16 +11,17 @@ import torch.nn.functional as F
 from torch import nn
 
 from audioclf import models
+from audioclf.batch_augment import BatchAugment
 from audioclf.config import Training
 from audioclf.errors import TrainingError
-from audioclf.inference import patches_at
+from audioclf.inference import as_tensor, patches_at
 from audioclf.labels import Vocabulary
 from audioclf.models import Network
 from audioclf.shards import Examples
 
 
 def seed_everything(*parts: int) -> None:
-    """Make what torch draws next (weights, dropout) a function of `parts` alone."""
+    """Make what torch draws next (weights, dropout, changes to patches) a function of `parts` alone."""
     torch.manual_seed(int(np.random.SeedSequence(parts).generate_state(1)[0]))
 
 
@@ -69,10 +70,18 @@ class Trainer:
         examples: the training rows.
         vocabulary: of their labels.
         training: how.
-        seed: of the weights, the order of clips, the patches and the dropout.
+        seed: of the weights, the order of segments, their rows, the patches and changes to them, and the dropout.
         network: the network, possibly wrapped for several workers; see `build_network`.
         share: of each step.
         row_weights: [N] how often an epoch shows a row, against the other rows of its segment; None: all alike.
+
+    Attributes:
+        optimizer: its state is part of what a resumed run needs.
+        n_segments: that an epoch shows.
+        steps_per_epoch: of the optimizer.
+
+    Raises:
+        ConfigError: the front end's pictures can't be changed as `training` asks for.
     """
 
     def __init__(
@@ -89,7 +98,8 @@ class Trainer:
         self._network = network
         self._core = cast(Network, getattr(network, "module", network))  # inside the wrapper
         self._multi_label = vocabulary.multi_label
-        self._log_mel = torch.from_numpy(examples.log_mel)
+        self._log_mel = as_tensor(examples.log_mel)
+        self._augment = BatchAugment.of(training, examples.front_end)
         self._valid = examples.valid_frames
         self._targets = torch.from_numpy(vocabulary.targets(examples.labels))
         self._device = next(network.parameters()).device
@@ -125,12 +135,13 @@ class Trainer:
 
     def _step(self, rows: np.ndarray, where: np.ndarray, batch_size: int) -> tuple[float, float]:
         """A step of the optimizer; gives this worker's summed loss and number of hits."""
-        patches = draw_patches(self._log_mel, self._valid, rows, where, self._core.patch_frames)
+        patches = draw_patches(self._log_mel, self._valid, rows, where, self._core.patch_frames).to(self._device)
         targets = self._targets[torch.from_numpy(rows)].to(self._device)
+        patches, soft_targets = self._augment(patches, targets, self._core.mean)
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._training.amp):
-            logits = self._network(patches.to(self._device))
+            logits = self._network(patches)
         logits = logits.float()
-        loss_sum = _loss(logits, targets, self._multi_label)
+        loss_sum = _loss(logits, soft_targets, self._multi_label)
         # Each worker's gradients are averaged with the others': scaled so, their mean is that of one large batch.
         loss = loss_sum * (self._share.world_size / batch_size)
         penalty = torch.stack([weight.square().sum() for weight in self._core.regularised()]).sum()
@@ -207,7 +218,10 @@ def _optimizer(network: Network, training: Training) -> torch.optim.Optimizer:
 
 
 def _loss(logits: torch.Tensor, targets: torch.Tensor, multi_label: bool) -> torch.Tensor:
-    """Summed over rows: cross-entropy, or binary cross-entropy (mean over classes) for several labels."""
+    """Summed over rows: cross-entropy, or binary cross-entropy (mean over classes) for several labels.
+
+    Targets may lie between 0 and 1.
+    """
     if multi_label:
         return F.binary_cross_entropy_with_logits(logits, targets, reduction="none").mean(1).sum()
     return F.cross_entropy(logits, targets, reduction="sum")

@@ -17,6 +17,7 @@ import torch
 from ray.exceptions import RayError
 
 from audioclf import checkpoint, models, policy, rundir, s3, shards, storage, training
+from audioclf.batch_augment import BatchAugment
 from audioclf.checkpoint import Checkpoint
 from audioclf.config import TrainConfig, Training, training_of
 from audioclf.errors import CheckpointMismatchError, ConfigError
@@ -110,6 +111,8 @@ def check(shard_uris: Sequence[str], how: Training, test_fold: int | None, chose
     models.check_name(how.model)
     if how.init is not None:
         checkpoint.load_for(how.init)
+    first = shards.committed_files(shard_uris[0])[0]
+    BatchAugment.of(how, shards.front_end_of(shards.read_metadata(first), first))
     rows = shards.read_columns(shard_uris, ["fold", "source_id", "transform_set"])
     folds = set(rows["fold"].unique().to_pylist())
     if test_fold is not None and test_fold not in folds:

@@ -4,6 +4,7 @@ import csv
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,7 +18,7 @@ from audioclf.pipelines import crossval, extract, manifest, train
 from audioclf.pipelines import policy as learn_policy
 
 TEST_FOLD = 1
-QUICK = {"epochs": 1, "batch_size": 8}
+QUICK: dict[str, Any] = {"epochs": 1, "batch_size": 8}
 
 
 @pytest.fixture(scope="session")
@@ -120,8 +121,8 @@ def test_crossval_learns_a_policy_for_every_fold_and_compares(copies: str, tmp_p
 def test_what_a_policy_can_not_be_learned_from_is_said_at_the_start(
     copies: str, extracted: str, tmp_path: Path
 ) -> None:
-    def config(run: str, **flags: object) -> PolicyConfig:
-        return PolicyConfig(**{"shards": (run,), "test_fold": 1, "output": str(tmp_path / "p.yaml"), **flags})  # pyright: ignore[reportArgumentType]
+    def config(run: str, **flags: Any) -> PolicyConfig:
+        return PolicyConfig(**{"shards": (run,), "test_fold": 1, "output": str(tmp_path / "p.yaml"), **flags})
 
     with pytest.raises(ConfigError, match="no augmented copies"):
         learn_policy.run(config(extracted))

@@ -7,6 +7,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
+import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -286,3 +287,10 @@ def test_a_clipped_sound_beyond_full_scale_is_not_clipped_anew(name: str) -> Non
             assert peak > 1.5
         else:
             assert peak == 1.5
+
+
+def test_drawn_pitches_spread_over_their_range_on_frequencies_that_are_cheap_to_make() -> None:
+    drawn = [augment.draw("stretch-pitch", i, 0, "clip", 0).pitch_semitones for i in range(300)]
+    ratios = 256 * 2 ** (np.array(drawn) / 12)
+    np.testing.assert_allclose(ratios, np.rint(ratios), atol=1e-9)
+    assert scipy.stats.kstest(drawn, scipy.stats.uniform(-2, 4).cdf).pvalue > 0.01

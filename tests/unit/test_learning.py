@@ -29,7 +29,7 @@ def examples(n: int = 12, frames: int = 140) -> Examples:
     log_mel[::2, :64] += 20
     log_mel[1::2, 64:] += 20
     labels = [["dog"] if i % 2 == 0 else ["rain"] for i in range(n)]
-    columns = {"labels": labels, "clip_id": [str(i) for i in range(n)]}
+    columns = {"labels": labels, "clip_id": [str(i) for i in range(n)], "segment_index": [0] * n}
     return Examples(SPEC, log_mel.astype(np.float16), np.full(n, frames), columns)
 
 

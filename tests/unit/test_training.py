@@ -1,12 +1,16 @@
-"""What several training workers do together, schedules, seeds."""
+"""What several training workers do together, which rows an epoch shows, schedules, seeds."""
 
+import copy
 import math
+from collections import Counter
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
+from scipy.stats import chisquare
 
-from audioclf import models, training
+from audioclf import inference, models, training
 from audioclf.audio.frontend import get_front_end
 from audioclf.config import Training
 from audioclf.labels import Vocabulary
@@ -18,8 +22,60 @@ TRIO = Vocabulary(("a", "b", "c"), multi_label=False)
 
 def examples(n: int, labels: list[list[str]] | None = None) -> Examples:
     log_mel = np.random.default_rng(0).normal(-40, 10, (n, 128, 130)).astype(np.float16)
-    columns = {"labels": labels or [["abc"[i % 3]] for i in range(n)]}
+    columns = {
+        "labels": labels or [["abc"[i % 3]] for i in range(n)],
+        "clip_id": [str(i) for i in range(n)],
+        "segment_index": [0] * n,
+    }
     return Examples(SPEC, log_mel, np.full(n, 130), columns)
+
+
+def with_copies(clips: int, segments: int, rows: int) -> Examples:
+    """So many rows of each segment of each clip, in no order; their pictures are not looked at."""
+    keys = [(str(clip), segment) for clip in range(clips) for segment in range(segments) for _ in range(rows)]
+    keys = [keys[i] for i in np.random.default_rng(1).permutation(len(keys))]
+    columns = {
+        "labels": [["abc"[int(clip) % 3]] for clip, _ in keys],
+        "clip_id": [clip for clip, _ in keys],
+        "segment_index": [segment for _, segment in keys],
+    }
+    return Examples(SPEC, np.zeros((len(keys), 128, 1), np.float16), np.ones(len(keys), np.int32), columns)
+
+
+Step = list[tuple[int, float]]
+"""Rows of a step, and where their patches begin."""
+
+
+def shown(
+    monkeypatch: pytest.MonkeyPatch,
+    data: Examples,
+    epochs: range,
+    share: training.Share = training.Share(),  # noqa: B008 it is frozen
+    weights: np.ndarray | None = None,
+    seed: int = 0,
+) -> list[list[Step]]:
+    """The steps of each epoch of a new trainer, which does not train."""
+    steps: list[Step] = []
+
+    def note(_: training.Trainer, rows: np.ndarray, where: np.ndarray, batch_size: int) -> tuple[float, float]:
+        steps.append(list(zip(rows.tolist(), where.tolist(), strict=True)))
+        assert ((where >= 0) & (where < 1)).all()
+        return 0.0, 0.0
+
+    monkeypatch.setattr(training.Trainer, "_step", note)
+    how = Training(epochs=9, batch_size=4)
+    trainer = training.Trainer(data, TRIO, how, seed, models.build("sbcnn", 128, 3), share, weights)
+    found: list[list[Step]] = []
+    for epoch in epochs:
+        steps = []
+        trainer.epoch(epoch)
+        assert len(steps) == trainer.steps_per_epoch
+        found.append(steps)
+    return found
+
+
+def keys_of(data: Examples) -> list[tuple[str, int]]:
+    return list(zip(data.columns["clip_id"], data.columns["segment_index"], strict=True))
 
 
 def gradients(share: training.Share, multi_label: bool) -> list[torch.Tensor]:
@@ -69,22 +125,133 @@ def test_the_learning_rate_follows_its_schedule(
     assert rates == pytest.approx(expected)
 
 
-def test_every_row_is_seen_once_in_an_epoch_by_one_worker(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[int] = []
+# --- which rows an epoch shows
 
-    def note(
-        log_mel: torch.Tensor, valid: np.ndarray, rows: np.ndarray, where: np.ndarray, frames: int
-    ) -> torch.Tensor:
-        seen.extend(rows.tolist())
-        assert ((where >= 0) & (where < 1)).all()
-        return torch.zeros(len(rows), 128, frames)
 
-    monkeypatch.setattr(training, "draw_patches", note)
-    how, data = Training(epochs=1, batch_size=4), examples(11)
-    for rank in range(3):
-        network = training.build_network(how, data, TRIO, seed=0)
-        training.Trainer(data, TRIO, how, 0, network, training.Share(rank, 3)).epoch(0)
-    assert sorted(seen) == list(range(11))
+@pytest.mark.parametrize("workers", [2, 3])
+def test_the_workers_shares_make_up_each_step_of_one_worker(workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    data, weights = with_copies(5, 3, 4), np.random.default_rng(2).random(60)
+    alone = shown(monkeypatch, data, range(2), weights=weights)
+    shares = [shown(monkeypatch, data, range(2), training.Share(r, workers), weights) for r in range(workers)]
+    for epoch in range(2):
+        for step, expected in enumerate(alone[epoch]):
+            together = [pair for share in shares for pair in share[epoch][step]]
+            assert Counter(together) == Counter(expected)
+
+
+def test_an_epoch_shows_each_segment_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = with_copies(5, 3, 4)
+    for steps in shown(monkeypatch, data, range(3)):
+        assert sorted(keys_of(data)[row] for step in steps for row, _ in step) == sorted(set(keys_of(data)))
+
+
+def test_copies_make_no_more_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = [
+        [[len(step) for step in steps] for steps in shown(monkeypatch, with_copies(5, 3, rows), range(2))]
+        for rows in (1, 4)
+    ]
+    assert sizes[0] == sizes[1] == [[4, 4, 4, 3]] * 2  # 15 segments, 4 a step
+
+
+def test_one_row_a_segment_comes_in_the_order_of_the_generator_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    for epoch, steps in enumerate(shown(monkeypatch, examples(11), range(2), seed=7)):
+        rng = np.random.default_rng([7, epoch])
+        order, where = rng.permutation(11), rng.random(11)
+        assert [pair for step in steps for pair in step] == [(row, where[row]) for row in order]
+
+
+def test_a_resumed_epoch_shows_what_it_would_have_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    data, weights = with_copies(5, 3, 4), np.random.default_rng(2).random(60)
+    uninterrupted = shown(monkeypatch, data, range(4), weights=weights)
+    torch.rand(5)  # whatever the process drew before
+    assert shown(monkeypatch, data, range(2, 4), weights=weights) == uninterrupted[2:]
+    assert uninterrupted[2] != uninterrupted[3]
+    assert shown(monkeypatch, data, range(2, 3), weights=weights, seed=1) != uninterrupted[2:3]
+
+
+def test_rows_are_drawn_by_their_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Segments of the odds 1:3, 1:½:¼:¼ and 2:0:5 by turns, in rows that are in no order."""
+    odds = [[1.0, 3.0], [1.0, 0.5, 0.25, 0.25], [2.0, 0.0, 5.0]]
+    rows = [(str(clip), weight, kind) for clip in range(300) for kind in [clip % 3] for weight in odds[kind]]
+    rows = [rows[i] for i in np.random.default_rng(1).permutation(len(rows))]
+    columns = {"clip_id": [row[0] for row in rows], "segment_index": [0] * len(rows), "labels": [["a"]] * len(rows)}
+    data = Examples(SPEC, np.zeros((len(rows), 128, 1), np.float16), np.ones(len(rows), np.int32), columns)
+    epochs = shown(monkeypatch, data, range(40), weights=np.array([row[1] for row in rows]))
+    drawn = [row for steps in epochs for step in steps for row, _ in step]
+    counts = Counter((rows[row][2], rows[row][1]) for row in drawn)
+    for kind, weights in enumerate(odds):
+        each = sorted({*weights} - {0.0})
+        counted = [counts[kind, weight] for weight in each]
+        assert sum(counted) == 4000  # 100 segments in 40 epochs, and none of a weight of 0
+        expected = [4000 * weights.count(weight) * weight / sum(weights) for weight in each]
+        assert chisquare(counted, expected).pvalue > 1e-3
+    # Rows alike in weight and segment are drawn alike: each of the ¼ on its own, in all 100 segments.
+    quarters = [i for i, row in enumerate(rows) if row[1] == 0.25]
+    times = Counter(drawn)
+    assert chisquare([times[i] for i in quarters]).pvalue > 1e-3
+
+
+def test_the_rows_of_two_segments_are_drawn_by_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two segments of the odds 1:1: in 400 epochs, each of the four pairs about 100 times."""
+    data = with_copies(1, 2, 2)
+    epochs = shown(monkeypatch, data, range(400))
+    pairs = Counter(tuple(sorted(row for step in steps for row, _ in step)) for steps in epochs)
+    assert len(pairs) == 4
+    assert chisquare(list(pairs.values())).pvalue > 1e-3
+
+
+def test_a_segment_without_any_weight_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = with_copies(5, 3, 2)
+    weights = np.array([0.0 if key == ("3", 1) else 1.0 for key in keys_of(data)])
+    for steps in shown(monkeypatch, data, range(3), weights=weights):
+        assert sorted(keys_of(data)[row] for step in steps for row, _ in step) == sorted({*keys_of(data)} - {("3", 1)})
+
+
+# --- the rest
+
+
+def test_an_epoch_is_a_loop_written_out_in_plain_torch() -> None:
+    """With no change to patches asked for: the same weights bit by bit after two steps, dropout included."""
+    how, data = Training(epochs=1, batch_size=3, schedule="constant", l2=0.0), examples(6)
+    network = training.build_network(how, data, TRIO, seed=0)
+    reference = copy.deepcopy(network)
+    loss_sum, hits = training.Trainer(data, TRIO, how, 5, network, training.Share()).epoch(0)
+
+    optimizer = torch.optim.Adam(reference.parameters(), lr=how.learning_rate)
+    rng = np.random.default_rng([5, 0])
+    order, where = rng.permutation(6), rng.random(6)
+    reference.train()
+    torch.manual_seed(int(np.random.SeedSequence((5, 0, 0)).generate_state(1)[0]))
+    losses, right = [], 0
+    for rows in order[:3], order[3:]:
+        starts = [int(where[row] * 3) for row in rows]  # 130 frames, 128 in a patch
+        patches = np.stack([data.log_mel[row, :, at : at + 128] for row, at in zip(rows, starts, strict=True)])
+        logits = reference(torch.from_numpy(patches).float())
+        classes = torch.tensor([row % 3 for row in rows])
+        loss = F.cross_entropy(logits, F.one_hot(classes, 3).float(), reduction="sum")
+        optimizer.zero_grad()
+        (loss / 3).backward()
+        optimizer.step()
+        losses.append(loss.item())
+        right += int((logits.argmax(1) == classes).sum())
+    assert (loss_sum, hits) == (sum(losses), right)
+    for name, weight in reference.state_dict().items():
+        assert torch.equal(network.state_dict()[name], weight), name
+
+
+def test_pictures_may_be_read_only() -> None:
+    """As those from an object store are; torch would warn, and warnings are errors here."""
+    data = examples(3)
+    data.log_mel.flags.writeable = False
+    how = Training(epochs=1, batch_size=3)
+    network = training.build_network(how, data, TRIO, seed=0)
+    torch.set_warn_always(True)  # not only the first time in a process
+    try:
+        training.Trainer(data, TRIO, how, 0, network, training.Share()).epoch(0)
+        inference.predict(network.eval(), data.log_mel, data.valid_frames, False, 8)
+    finally:
+        torch.set_warn_always(False)
+    assert training.as_tensor(data.log_mel).data_ptr() == data.log_mel.ctypes.data  # no copy
 
 
 def test_fresh_weights_depend_on_the_seed_alone() -> None:
