@@ -98,10 +98,12 @@ class CrossvalConfig(Training):
     policy: str | None = None
     """Policy file (YAML), or `learn`: learn one for each test fold from its training folds; default: originals and all
     copies alike."""
-    policy_epochs: int = 40
-    """Passes over the clips in the trainings that --policy learn learns from."""
-    policy_repetitions: int = 1
-    """How often these trainings are repeated with other random numbers."""
+    policy_epochs: int | None = None
+    """Passes over the clips in the trainings that --policy learn learns from; default: --epochs, since what
+    augmentation does depends on how long a network is trained."""
+    policy_repetitions: int = 2
+    """How often these trainings are repeated with other random numbers; an even number keeps the effect of two sets
+    together out of the effect of each."""
     baseline: str | None = None
     """Crossval run directory over the same clips to compare with, clip by clip."""
     seeds: int = 1
@@ -115,7 +117,7 @@ class CrossvalConfig(Training):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.policy_epochs >= 1, "--policy-epochs must be 1 or more")
+        require(self.policy_epochs is None or self.policy_epochs >= 1, "--policy-epochs must be 1 or more")
         require(self.policy_repetitions >= 1, "--policy-repetitions must be 1 or more")
         require(self.seeds >= 1, "--seeds must be 1 or more")
         require(self.num_workers >= 1, "--num-workers must be 1 or more")
@@ -131,10 +133,9 @@ class PolicyConfig(Training):
     """Fold that the policy is for; its clips are not looked at."""
     output: str
     """Policy file to write (.yaml); beside it .csv and .png, and .learned/ with what the trainings found."""
-    epochs: int = 40
-    """Passes over the training clips, in each of the trainings."""
     repetitions: int = 2
-    """How often the trainings are repeated with other random numbers."""
+    """How often the trainings are repeated with other random numbers; an even number keeps the effect of two sets
+    together out of the effect of each."""
     seed: int = 0
     """Seed of the first repetition."""
     dry_run: bool = False

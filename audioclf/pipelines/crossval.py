@@ -92,15 +92,19 @@ def run(config: CrossvalConfig) -> str:
 
 def _policy_binding(config: CrossvalConfig, chosen: Policy | None) -> Any:
     if config.policy == LEARN:
-        return {"learned": {"epochs": config.policy_epochs, "repetitions": config.policy_repetitions}}
+        return {"learned": {"epochs": _policy_epochs(config), "repetitions": config.policy_repetitions}}
     return chosen.to_dict() if chosen else None
+
+
+def _policy_epochs(config: CrossvalConfig) -> int:
+    return config.epochs if config.policy_epochs is None else config.policy_epochs
 
 
 def _learn(
     config: CrossvalConfig, shard_uris: tuple[str, ...], folds: tuple[int, ...], directory: RunDirectory
 ) -> dict[int | None, Policy]:
     """A policy for each test fold, learned from the other folds; written to policies/."""
-    how = replace(training_of(config), epochs=config.policy_epochs)
+    how = replace(training_of(config), epochs=_policy_epochs(config))
     learning = learn_policy.plan(shard_uris, how, folds, config.policy_repetitions, seed=0)
     learned = learn_policy.learn(learning, directory.at(POLICIES))
     for fold, found in learned.items():

@@ -99,7 +99,7 @@ def test_crossval_learns_a_policy_for_every_fold_and_compares(copies: str, tmp_p
     plain = CrossvalConfig(shards=(copies,), output=str(tmp_path / "plain"), **QUICK)
     crossval.run(plain)
     config = CrossvalConfig(
-        shards=(copies,), output=str(tmp_path / "learned"), policy="learn", policy_epochs=1, baseline=plain.output,
+        shards=(copies,), output=str(tmp_path / "learned"), policy="learn", policy_repetitions=1, baseline=plain.output,
         **QUICK,
     )  # fmt: skip
     assert crossval.run(config) == "ok"
