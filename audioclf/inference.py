@@ -16,7 +16,7 @@ frame; this costs an eighth."""
 def predict(
     network: Network, log_mel: np.ndarray, valid_frames: np.ndarray, multi_label: bool, batch_size: int
 ) -> np.ndarray:
-    """Class probabilities of segments: the mean over patches every PATCH_HOP_FRAMES.
+    """Class probabilities of segments, for a network of patches the mean over those every PATCH_HOP_FRAMES.
 
     Args:
         network: in evaluation mode.
@@ -28,7 +28,7 @@ def predict(
     Returns:
         [N, C] float32.
     """
-    frames = network.patch_frames
+    frames = network.patch_frames or log_mel.shape[2]
     room = np.maximum(np.minimum(valid_frames, log_mel.shape[2]) - frames, 0)
     pairs = [(row, start) for row, last in enumerate(room) for start in range(0, int(last) + 1, PATCH_HOP_FRAMES)]
     rows, starts = (torch.tensor(column, dtype=torch.int64) for column in zip(*pairs, strict=True))

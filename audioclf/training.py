@@ -144,7 +144,7 @@ class Trainer:
         loss_sum = _loss(logits, soft_targets, self._multi_label)
         # Each worker's gradients are averaged with the others': scaled so, their mean is that of one large batch.
         loss = loss_sum * (self._share.world_size / batch_size)
-        penalty = torch.stack([weight.square().sum() for weight in self._core.regularised()]).sum()
+        penalty = torch.stack([weight.square().sum() for weight in self._core.dense_weights()]).sum()
         self.optimizer.zero_grad(set_to_none=True)
         (loss + self._training.l2 * penalty).backward()
         self.optimizer.step()
@@ -192,7 +192,7 @@ def band_statistics(examples: Examples) -> tuple[np.ndarray, np.ndarray]:
 
 
 def draw_patches(
-    log_mel: torch.Tensor, valid_frames: np.ndarray, rows: np.ndarray, where: np.ndarray, frames: int
+    log_mel: torch.Tensor, valid_frames: np.ndarray, rows: np.ndarray, where: np.ndarray, frames: int | None
 ) -> torch.Tensor:
     """A patch of each row.
 
@@ -201,11 +201,12 @@ def draw_patches(
         valid_frames: [N]; patches lie within them where they are long enough.
         rows: [B] indices.
         where: [B] numbers in [0, 1): how far into the row each patch begins.
-        frames: of a patch.
+        frames: of a patch; None: a row is taken whole.
 
     Returns:
         [B, M, frames] float32.
     """
+    frames = frames or log_mel.shape[2]
     room = np.maximum(np.minimum(valid_frames[rows], log_mel.shape[2]) - frames, 0)
     starts = torch.from_numpy(np.floor(where * (room + 1)).astype(np.int64))
     return patches_at(log_mel, torch.from_numpy(rows), starts, frames)

@@ -1,5 +1,7 @@
 """Networks by name. Each takes log-mel pictures and gives logits; see `Network`."""
 
+from collections.abc import Callable
+
 import torch
 
 from audioclf.errors import ConfigError
@@ -8,7 +10,7 @@ from audioclf.models.sbcnn import SBCNN
 
 __all__ = ["NETWORKS", "Network", "build", "check_name"]
 
-NETWORKS: dict[str, type[Network]] = {"sbcnn": SBCNN}
+NETWORKS: dict[str, Callable[[int, int, float], Network]] = {"sbcnn": SBCNN}
 
 
 def check_name(name: str) -> None:
@@ -24,6 +26,6 @@ def build(name: str, n_mels: int, n_classes: int, dropout: float = 0.0) -> Netwo
         ConfigError: no network of that name, or one that can't take so many mel bands.
     """
     check_name(name)
-    network = NETWORKS[name](n_mels=n_mels, n_classes=n_classes, dropout=dropout)
+    network = NETWORKS[name](n_mels, n_classes, dropout)
     # On a CPU a training step takes half the time so, and on a GPU with tensor cores no more.
     return network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]

@@ -1,7 +1,7 @@
 """What all networks have in common."""
 
-from collections.abc import Iterator
-from typing import ClassVar
+from collections.abc import Iterator, Sequence
+from typing import ClassVar, cast
 
 import torch
 from torch import nn
@@ -11,29 +11,35 @@ class Network(nn.Module):
     """A network over log-mel pictures.
 
     It standardises its input itself, band by band, so that the statistics of the training clips travel with the
-    weights.
+    weights. Published weights come with a mean of 0 and a deviation of 1.
 
     Attributes:
-        patch_frames: the number of frames it takes; longer segments are seen patch by patch.
+        patch_frames: the number of frames it takes, longer segments being seen patch by patch; None: it takes segments
+            of any length whole.
+        head: the name of its last layer, an nn.Linear that gives the logits.
     """
 
-    patch_frames: ClassVar[int]
+    patch_frames: ClassVar[int | None] = None
+    head: ClassVar[str]
 
     mean: torch.Tensor
     std: torch.Tensor
 
-    def __init__(self, n_mels: int, n_classes: int, dropout: float):
+    def __init__(self, n_mels: int):
         super().__init__()
-        self.n_classes = n_classes
         self.register_buffer("mean", torch.zeros(n_mels, 1))
         self.register_buffer("std", torch.ones(n_mels, 1))
 
+    @property
+    def n_classes(self) -> int:
+        return cast(nn.Linear, self.get_submodule(self.head)).out_features
+
     def standardise(self, log_mel: torch.Tensor) -> torch.Tensor:
-        """[B, M, T] dB to [B, 1, M, T] of mean 0 and deviation 1 in each band."""
+        """[B, M, T], the front end's values, to [B, 1, M, T]."""
         return ((log_mel - self.mean) / self.std).unsqueeze(1)
 
     def embed(self, log_mel: torch.Tensor) -> torch.Tensor:
-        """[B, M, patch_frames] float32, dB, to [B, E]: what the last layer classifies."""
+        """[B, M, T] float32, the front end's values, to [B, E]: what says most about a sound whatever the classes."""
         raise NotImplementedError
 
     def classify(self, embedding: torch.Tensor) -> torch.Tensor:
@@ -41,9 +47,20 @@ class Network(nn.Module):
         raise NotImplementedError
 
     def forward(self, log_mel: torch.Tensor) -> torch.Tensor:
-        """[B, M, patch_frames] float32, dB, to logits [B, C]."""
+        """[B, M, T] float32, the front end's values, to logits [B, C]."""
         return self.classify(self.embed(log_mel))
 
-    def regularised(self) -> Iterator[torch.Tensor]:
-        """The weights that the L2 penalty is put on."""
+    def stages(self) -> Sequence[nn.Module]:
+        """Its parts with weights, each once, from the input to the last before the head."""
         raise NotImplementedError
+
+    def replace_head(self, n_classes: int) -> None:
+        """Put a fresh last layer in, for other classes."""
+        old = cast(nn.Linear, self.get_submodule(self.head))
+        self.set_submodule(self.head, nn.Linear(old.in_features, n_classes))
+
+    def dense_weights(self) -> Iterator[torch.Tensor]:
+        """The weights of the dense layers, which the L1 and L2 penalties are put on."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                yield module.weight

@@ -1,6 +1,6 @@
 """SB-CNN: three small convolutions and two dense layers over a patch of about three seconds."""
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
@@ -18,10 +18,11 @@ class SBCNN(Network):
     Sound Classification" (2017), arXiv 1608.04363.
     """
 
-    patch_frames: ClassVar[int] = 128
+    patch_frames: ClassVar[int | None] = 128
+    head: ClassVar[str] = "dense2"
 
     def __init__(self, n_mels: int, n_classes: int, dropout: float):
-        super().__init__(n_mels, n_classes, dropout)
+        super().__init__(n_mels)
         if n_mels != 128:
             raise ConfigError(f"sbcnn takes 128 mel bands, the front end gives {n_mels}")
         self.conv1 = nn.Conv2d(1, 24, 5)
@@ -43,6 +44,5 @@ class SBCNN(Network):
     def classify(self, embedding: torch.Tensor) -> torch.Tensor:
         return self.dense2(self.dropout(embedding))
 
-    def regularised(self) -> Iterator[torch.Tensor]:
-        yield self.dense1.weight
-        yield self.dense2.weight
+    def stages(self) -> Sequence[nn.Module]:
+        return self.conv1, self.conv2, self.conv3, self.dense1

@@ -68,7 +68,7 @@ def table(folder: Path, kind: str) -> list[dict[str, Any]]:
 def by_hand(network: models.Network, samples: np.ndarray) -> np.ndarray:
     """[C] probabilities of a window shorter than a patch: its last frame is repeated up to the patch's end."""
     picture = log_mel(samples, SPEC).astype(np.float16).astype(np.float32)
-    patch = np.pad(picture, ((0, 0), (0, network.patch_frames - picture.shape[1])), mode="edge")
+    patch = np.pad(picture, ((0, 0), (0, (network.patch_frames or 0) - picture.shape[1])), mode="edge")
     with torch.inference_mode():
         return torch.softmax(network(torch.from_numpy(patch)[None]), 1)[0].numpy()
 

@@ -100,7 +100,7 @@ def test_the_mean_of_the_workers_gradients_is_that_of_one_worker(workers: int, m
 def test_the_penalty_is_on_the_dense_layers_weights_alone() -> None:
     network = models.build("sbcnn", 128, 3)
     named = {id(p): name for name, p in network.named_parameters()}
-    assert sorted(named[id(weight)] for weight in network.regularised()) == ["dense1.weight", "dense2.weight"]
+    assert sorted(named[id(weight)] for weight in network.dense_weights()) == ["dense1.weight", "dense2.weight"]
 
 
 @pytest.mark.parametrize(
