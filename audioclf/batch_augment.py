@@ -1,7 +1,7 @@
 """Random changes to the patches of a training step: roll, gain, mixup, masks. Plain torch, no Ray."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torchaudio.transforms import FrequencyMasking, TimeMasking
@@ -37,12 +37,19 @@ class BatchAugment:
     n_masks: int = 2
 
     @classmethod
-    def of(cls, training: Training, front_end: FrontEnd) -> "BatchAugment":
+    def of(cls, training: Training, front_end: FrontEnd, of_waveforms: bool = False) -> "BatchAugment":
         """What the flags ask for, in the front end's units.
+
+        Args:
+            training: the flags.
+            front_end: of the pictures.
+            of_waveforms: these are rolled and raised before they become pictures.
 
         Raises:
             ConfigError: the front end's pictures can't be changed so.
         """
+        if of_waveforms:
+            training = replace(training, roll_s=0.0, gain_db=0.0)
         roll_frames = math.floor(training.roll_s * front_end.sample_rate / front_end.hop_length)
         if training.roll_s > 0 and roll_frames == 0:
             frame_s = front_end.hop_length / front_end.sample_rate

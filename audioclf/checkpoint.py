@@ -10,7 +10,9 @@ import xxhash
 from safetensors import SafetensorError
 
 from audioclf import models, rundir, storage
+from audioclf.audio import pcm
 from audioclf.audio.frontend import FrontEnd
+from audioclf.audio.pcm import AnyFrontEnd, Pcm
 from audioclf.errors import CheckpointMismatchError, ClipError, ConfigError, SchemaError
 from audioclf.labels import Vocabulary
 from audioclf.models import Network
@@ -65,9 +67,13 @@ class Checkpoint:
             hasher.update(tensor.contiguous().numpy().tobytes())
         return hasher.hexdigest()
 
-    def require_front_end(self, other: FrontEnd, where: str) -> None:
-        """Raise CheckpointMismatchError unless pictures made by `other` are what the network was trained on."""
-        if difference := self.front_end.differences(other):
+    def require_front_end(self, other: AnyFrontEnd, where: str) -> None:
+        """Raise CheckpointMismatchError unless `other` makes what the network was trained on, or keeps waveforms of its
+        rate, which its own front end makes that of.
+        """
+        if isinstance(other, Pcm) and other.sample_rate == self.front_end.sample_rate:
+            return
+        if difference := pcm.differences(self.front_end, other):
             raise CheckpointMismatchError(f"front end of the checkpoint against that of {where}: {difference}")
 
 

@@ -8,6 +8,7 @@ from types import FrameType
 
 import tyro
 
+from audioclf.config import recipes
 from audioclf.errors import AudioclfError, ConfigError
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_REJECTS, EXIT_INTERRUPTED = 0, 1, 2, 3, 130
@@ -29,6 +30,8 @@ def run(config_type: type, pipeline: str, description: str | None) -> int:
     signal.signal(signal.SIGTERM, _interrupt)  # what `ray job stop` sends
     try:
         config = tyro.cli(config_type, description=description)
+        if getattr(config, "recipe", None):  # once more, so that the flags given win over the recipe's
+            config = tyro.cli(config_type, description=description, default=recipes.applied(config))
         status = importlib.import_module(f"audioclf.pipelines.{pipeline}").run(config)
     except ConfigError as error:
         log.error("error: %s", error)

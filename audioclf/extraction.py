@@ -1,4 +1,4 @@
-"""A unit of clips → a shard of log-mel pictures and its rejects: what one task does. Plain numpy, no Ray."""
+"""A unit of clips → a shard of pictures, or waveforms, and its rejects: what one task does. Plain numpy, no Ray."""
 
 import contextlib
 import time
@@ -11,7 +11,7 @@ import numpy as np
 
 from audioclf import isolation, manifest, shards, storage
 from audioclf.audio import augment, rubberband, segment
-from audioclf.audio.frontend import FrontEnd, log_mel
+from audioclf.audio.pcm import AnyFrontEnd, Pcm, features
 from audioclf.audio.recording import Recording
 from audioclf.audio.segment import Grid, Segment
 from audioclf.augmentation import Augmentation
@@ -29,7 +29,7 @@ class ExtractPlan:
 
     manifest_uri: str
     output_uri: str
-    front_end: FrontEnd
+    front_end: AnyFrontEnd
     segment_s: float
     config_digest: str
     augmentation: Augmentation
@@ -230,11 +230,19 @@ def _write_copies(
                 "labels": clip["labels"],
                 "fold": clip["fold"],
                 "source_id": clip["source_id"],
-                "flags": part.flags,
+                "flags": _flags(part, changed[:length], front_end),
                 "content_digest": part.content_digest,
             },
-            log_mel(segment.cut(changed, length), front_end),
+            features(segment.cut(changed, length), front_end),
         )
+
+
+def _flags(part: Segment, samples: np.ndarray, front_end: AnyFrontEnd) -> tuple[str, ...]:
+    """The segment's flags, and `clipped` where int16 cuts off what lies beyond full scale in this copy of it."""
+    if not isinstance(front_end, Pcm) or "clipped" in part.flags or len(samples) < segment.CLIPPED_RUN:
+        return part.flags
+    beyond = np.lib.stride_tricks.sliding_window_view(np.abs(samples) > 1, segment.CLIPPED_RUN)
+    return (*part.flags, "clipped") if beyond.all(axis=1).any() else part.flags
 
 
 def try_clip(clip: dict[str, Any], plan: ExtractPlan, unit: Unit) -> None:

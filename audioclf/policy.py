@@ -1,7 +1,7 @@
 """Which augmented copies training takes: a weight for each class and transform set."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,7 +89,7 @@ def _sets(sets: object, key: str, name: str) -> dict[str, float]:
     return {transform_set: float(weight) for transform_set, weight in sets.items()}
 
 
-def row_weights(policy: Policy | None, columns: Mapping[str, list[Any]]) -> np.ndarray:
+def row_weights(policy: Policy | None, columns: Mapping[str, Sequence[Any]]) -> np.ndarray:
     """How often training takes each row of shards, against the original of its segment.
 
     Args:
@@ -116,7 +116,7 @@ def row_weights(policy: Policy | None, columns: Mapping[str, list[Any]]) -> np.n
 
 
 def training_rows(
-    policy: Policy | None, columns: Mapping[str, list[Any]], without: Iterable[int | None]
+    policy: Policy | None, columns: Mapping[str, Sequence[Any]], without: Iterable[int | None]
 ) -> tuple[np.ndarray, np.ndarray]:
     """The rows that training takes, and their weights: the one place that keeps it from what it is tested on.
 

@@ -10,7 +10,7 @@ SHARD_VERSION = "2"
 META_VERSION = b"audioclf.schema_version"
 META_FRONT_END = b"audioclf.front_end"
 META_CONFIG_DIGEST = b"audioclf.config_digest"
-META_SHAPE = b"shape"  # of the field log_mel
+META_SHAPE = b"shape"  # of the field log_mel, or pcm
 META_UNIT = b"audioclf.unit"  # JSON: the counters of this unit of work; of the file, known when it ends
 
 MANIFEST = pa.schema(
@@ -46,11 +46,15 @@ REJECT = pa.schema(
 )
 
 
-def shard(n_features: int, n_frames: int) -> pa.Schema:
-    """The schema of a spectrogram shard whose rows hold pictures of one shape.
+def shard(column: str, dtype: str, n_features: int, n_frames: int) -> pa.Schema:
+    """The schema of a shard whose rows hold pictures of one shape.
 
-    log_mel is the picture's float16 values, little-endian, one feature's frames after the other's: as opaque bytes they
-    are written and read in a third of the time that a list of numbers takes.
+    The picture is a column's float16 or int16 values, little-endian, one feature's frames after the other's: as opaque
+    bytes they are written and read in a third of the time that a list of numbers takes.
+
+    Args:
+        column, dtype: log_mel and float16; or of waveforms, whose frames are samples, pcm and int16.
+        n_features, n_frames: of each picture.
     """
     return pa.schema(
         [
@@ -62,10 +66,10 @@ def shard(n_features: int, n_frames: int) -> pa.Schema:
             pa.field("transform_set", pa.string(), nullable=False),
             pa.field("transform_params", pa.string(), nullable=False),  # JSON
             pa.field(
-                "log_mel",
+                column,
                 pa.binary(2 * n_features * n_frames),
                 nullable=False,
-                metadata={"dtype": "float16", META_SHAPE: f"[{n_features}, {n_frames}]"},
+                metadata={"dtype": dtype, META_SHAPE: f"[{n_features}, {n_frames}]"},
             ),
             pa.field("valid_frames", pa.int32(), nullable=False),  # frames beyond it are padding
             pa.field("labels", pa.list_(pa.string()), nullable=False),

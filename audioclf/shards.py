@@ -5,9 +5,10 @@
 ((400, 128, 216), ['dog_bark'])
 """
 
+import contextlib
 import io
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
@@ -17,7 +18,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from audioclf import schema, storage
-from audioclf.audio.frontend import FrontEnd
+from audioclf.audio import pcm
+from audioclf.audio.pcm import AnyFrontEnd, Pcm
 from audioclf.errors import ConfigError, SchemaError
 
 DATA, REJECTS = "data", "rejects"
@@ -38,7 +40,7 @@ class Writer:
     def __init__(
         self,
         file: BinaryIO | None,
-        front_end: FrontEnd,
+        front_end: AnyFrontEnd,
         segment_samples: int,
         config_digest: str,
         buffer_bytes: int = 128 << 20,
@@ -49,14 +51,15 @@ class Writer:
             schema.META_FRONT_END: json.dumps(front_end.to_dict(), sort_keys=True),
             schema.META_CONFIG_DIGEST: config_digest,
         }
-        self._schema = schema.shard(*shape).with_metadata(metadata)
+        self._column, self._dtype = front_end.column, np.dtype(front_end.dtype)
+        self._schema = schema.shard(self._column, self._dtype.name, *shape).with_metadata(metadata)
         self._shape = shape
         self._group_rows = max(1, buffer_bytes // (2 * shape[0] * shape[1]))
         self._rows: list[dict[str, Any]] = []
         self._pictures: list[np.ndarray] = []
         self.rows = 0
         # zstd 1, no dictionary and no statistics of the pictures: of what was tried the fastest to write and to read.
-        names = [name for name in self._schema.names if name != "log_mel"]
+        names = [name for name in self._schema.names if name != self._column]
         self._parquet = pq.ParquetWriter(
             file or pa.MockOutputStream(),
             self._schema,
@@ -73,9 +76,9 @@ class Writer:
         self._parquet.close()
 
     def add(self, row: dict[str, Any], picture: np.ndarray) -> None:
-        """A row of every column but log_mel, and its picture [n_features, n_frames]; stored as float16."""
+        """A row of every column but the picture's, and its picture [n_features, n_frames]: see `pcm.features`."""
         self._rows.append(row)
-        self._pictures.append(picture.astype(np.float16))
+        self._pictures.append(picture.astype(self._dtype))
         self.rows += 1
         if len(self._rows) == self._group_rows:
             self._write_group()
@@ -88,10 +91,10 @@ class Writer:
         self._parquet.close()
 
     def _write_group(self) -> None:
-        columns = {name: [row[name] for row in self._rows] for name in self._schema.names if name != "log_mel"}
-        flat = np.stack(self._pictures) if self._pictures else np.empty((0, *self._shape), np.float16)
-        of_pictures = self._schema.field("log_mel").type
-        columns["log_mel"] = pa.Array.from_buffers(of_pictures, len(flat), [None, pa.py_buffer(flat)])
+        columns = {name: [row[name] for row in self._rows] for name in self._schema.names if name != self._column}
+        flat = np.stack(self._pictures) if self._pictures else np.empty((0, *self._shape), self._dtype)
+        of_pictures = self._schema.field(self._column).type
+        columns[self._column] = pa.Array.from_buffers(of_pictures, len(flat), [None, pa.py_buffer(flat)])
         self._parquet.write_table(pa.table(columns, schema=self._schema), row_group_size=max(1, len(self._rows)))
         self._rows, self._pictures = [], []
 
@@ -150,7 +153,7 @@ def read_metadata(uri: str) -> dict[bytes, bytes]:
         return pq.read_schema(file).metadata or {}
 
 
-def front_end_of(metadata: dict[bytes, bytes], uri: str) -> FrontEnd:
+def front_end_of(metadata: dict[bytes, bytes], uri: str) -> AnyFrontEnd:
     """The front end a shard was made with.
 
     Raises:
@@ -162,7 +165,49 @@ def front_end_of(metadata: dict[bytes, bytes], uri: str) -> FrontEnd:
             f"{storage.display(uri)}: not a shard of version {schema.SHARD_VERSION} (version {version}); "
             "extract anew with jobs/extract.py"
         )
-    return FrontEnd.from_dict(json.loads(metadata[schema.META_FRONT_END]))
+    return pcm.from_dict(json.loads(metadata[schema.META_FRONT_END]))
+
+
+@dataclass(frozen=True)
+class Form:
+    """What the shards of one set have in common: the front end, and [n_features, n_frames] of each picture."""
+
+    front_end: AnyFrontEnd
+    shape: tuple[int, int]
+
+    @classmethod
+    def of(cls, file_schema: pa.Schema, uri: str) -> "Form":
+        """Of a shard. Raises SchemaError: not a shard, or one of another version."""
+        front_end = front_end_of(file_schema.metadata or {}, uri)
+        n_features, n_frames = json.loads(file_schema.field(front_end.column).metadata[schema.META_SHAPE])
+        return cls(front_end, (n_features, n_frames))
+
+    def require(self, this: "Form", uri: str) -> None:
+        """Raise SchemaError if the shard at `uri` is of another form than those before it."""
+        if difference := pcm.differences(self.front_end, this.front_end):
+            raise SchemaError(f"{storage.display(uri)}: another front end than the shards before it: {difference}")
+        if self.shape != this.shape:
+            raise SchemaError(
+                f"{storage.display(uri)}: pictures of {list(this.shape)}, the shards before it have {list(self.shape)}"
+            )
+
+
+@contextlib.contextmanager
+def opened(uri: str, block_bytes: int | None = None) -> Iterator[pq.ParquetFile]:
+    """A shard, to be read piece by piece.
+
+    Args:
+        uri: of the file.
+        block_bytes: read at a time; None: each column of a row group as a whole.
+
+    Raises:
+        SchemaError: damaged, or not a Parquet file; raised by what is read in the with-block as well.
+    """
+    with storage.open_ranged(uri, block_bytes=block_bytes or storage.RANGE_BLOCK_BYTES) as source:
+        try:
+            yield pq.ParquetFile(source, buffer_size=block_bytes or 0)
+        except (pa.ArrowInvalid, OSError) as error:  # the store's own errors are no OSError
+            raise SchemaError(f"{storage.display(uri)}: damaged, or not a shard: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -171,18 +216,25 @@ class Examples:
 
     Attributes:
         front_end: that made them.
-        log_mel: [N, n_mels, n_frames] float16, dB.
+        pictures: [N, n_features, n_frames] float16; of waveforms [N, 1, n_samples] int16.
         valid_frames: [N] int32; frames beyond are padding.
         columns: the other columns asked for, in the same order.
     """
 
-    front_end: FrontEnd
-    log_mel: np.ndarray
+    front_end: AnyFrontEnd
+    pictures: np.ndarray
     valid_frames: np.ndarray
     columns: dict[str, list[Any]]
 
     def __len__(self) -> int:
-        return len(self.log_mel)
+        return len(self.pictures)
+
+    @property
+    def log_mel(self) -> np.ndarray:
+        """The pictures. Raises SchemaError where they are waveforms."""
+        if isinstance(self.front_end, Pcm):
+            raise SchemaError(f"the shards hold waveforms ({self.front_end.name}), no log-mel pictures; extract those")
+        return self.pictures
 
     @property
     def labels(self) -> list[list[str]]:
@@ -191,7 +243,7 @@ class Examples:
     def take(self, rows: np.ndarray) -> "Examples":
         """Some of the rows, by index."""
         columns = {name: [values[row] for row in rows] for name, values in self.columns.items()}
-        return Examples(self.front_end, self.log_mel[rows], self.valid_frames[rows], columns)
+        return Examples(self.front_end, self.pictures[rows], self.valid_frames[rows], columns)
 
 
 EXAMPLE_COLUMNS = (
@@ -228,7 +280,7 @@ def load(
     uris = [uri for run in run_uris for uri in committed_files(storage.to_uri(run))]
     examples = load_files(uris, copies=copies, fold=fold, exclude_fold=exclude_fold)
     if len(examples) == 0:
-        raise ConfigError(f"the shards hold no rows{_in_words(fold, exclude_fold)}")
+        raise ConfigError(f"the shards hold no rows{in_words(fold, exclude_fold)}")
     return examples
 
 
@@ -248,52 +300,49 @@ def load_files(
     uris: Iterable[str], *, copies: bool, fold: int | None = None, exclude_fold: int | None = None
 ) -> Examples:
     """`load` for named shard files; there may be no such rows in them."""
-    front_end: FrontEnd | None = None
-    shape: list[int] | None = None
+    form: Form | None = None
     tables: list[pa.Table] = []
     for uri in uris:
-        table = read_table(uri, [*EXAMPLE_COLUMNS, "log_mel", "valid_frames"])
-        this = front_end_of(table.schema.metadata or {}, uri)
-        front_end = front_end or this
-        if difference := front_end.differences(this):
-            raise SchemaError(f"{storage.display(uri)}: another front end than the shards before it: {difference}")
-        this_shape = json.loads(table.schema.field("log_mel").metadata[schema.META_SHAPE])
-        shape = shape or this_shape
-        if shape != this_shape:
-            raise SchemaError(f"{storage.display(uri)}: pictures of {this_shape}, the shards before it have {shape}")
-        tables.append(table.filter(_wanted(copies, fold, exclude_fold)).replace_schema_metadata())
-    if front_end is None or shape is None:
+        with opened(uri) as file:
+            this = Form.of(file.schema_arrow, uri)
+            table = file.read([*EXAMPLE_COLUMNS, this.front_end.column, "valid_frames"])
+        form = form or this
+        form.require(this, uri)
+        tables.append(table.filter(wanted(copies, fold, exclude_fold)).replace_schema_metadata())
+    if form is None:
         raise ConfigError("no shard files given")
     table = pa.concat_tables(tables)
     table = table.sort_by([("clip_id", "ascending"), ("segment_index", "ascending"), ("copy_index", "ascending")])
-    log_mel = to_pictures(table["log_mel"], shape)
+    pictures = to_pictures(table[form.front_end.column], form.shape, form.front_end.dtype)
     columns = {name: table[name].to_pylist() for name in EXAMPLE_COLUMNS}
-    return Examples(front_end, log_mel, table["valid_frames"].to_numpy(), columns)
+    return Examples(form.front_end, pictures, table["valid_frames"].to_numpy(), columns)
 
 
-def to_pictures(column: pa.ChunkedArray, shape: Sequence[int]) -> np.ndarray:
-    """[N, n_features, n_frames] float16, writable, of a column log_mel."""
-    pictures = np.empty((len(column), *shape), np.float16)
+def to_pictures(column: pa.ChunkedArray, shape: Sequence[int], dtype: type[np.generic]) -> np.ndarray:
+    """[N, n_features, n_frames], writable, of a front end's column and dtype."""
+    pictures = np.empty((len(column), *shape), dtype)
     at = 0
     for chunk in column.chunks:
-        values = np.frombuffer(chunk.buffers()[1], np.float16).reshape(-1, *shape)
+        values = np.frombuffer(chunk.buffers()[1], dtype).reshape(-1, *shape)
         pictures[at : at + len(chunk)] = values[chunk.offset : chunk.offset + len(chunk)]
         at += len(chunk)
     return pictures
 
 
-def _wanted(copies: bool, fold: int | None, exclude_fold: int | None) -> pc.Expression:
-    wanted = pc.scalar(True)
+def wanted(copies: bool, fold: int | None, exclude_fold: int | None) -> pc.Expression:
+    """Which rows `load` reads."""
+    rows = pc.scalar(True)
     if not copies:
-        wanted &= pc.field("copy_index") == 0
+        rows &= pc.field("copy_index") == 0
     if fold is not None:
-        wanted &= pc.field("fold") == fold
+        rows &= pc.field("fold") == fold
     if exclude_fold is not None:
-        wanted &= pc.field("fold").is_null() | (pc.field("fold") != exclude_fold)
-    return wanted
+        rows &= pc.field("fold").is_null() | (pc.field("fold") != exclude_fold)
+    return rows
 
 
-def _in_words(fold: int | None, exclude_fold: int | None) -> str:
+def in_words(fold: int | None, exclude_fold: int | None) -> str:
+    """A choice of folds, to follow the word rows."""
     if fold is not None:
         return f" of fold {fold}"
     return f" outside fold {exclude_fold}" if exclude_fold is not None else ""

@@ -1,23 +1,30 @@
-"""Train a network on shards in memory. Plain torch, no Ray."""
+"""Train a network on rows of shards. Plain torch, no Ray."""
 
+import contextlib
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import cast
+from collections.abc import Callable
+from typing import Any, cast
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from audioclf import models
-from audioclf.batch_augment import BatchAugment
+from audioclf import models, optimisation, waveforms
+from audioclf.audio.frontend import FrontEnd, get_front_end
+from audioclf.audio.pcm import AnyFrontEnd, Pcm
+from audioclf.checkpoint import Checkpoint
 from audioclf.config import Training
-from audioclf.errors import TrainingError
-from audioclf.inference import as_tensor, patches_at
+from audioclf.errors import CheckpointMismatchError, ConfigError, TrainingError
 from audioclf.labels import Vocabulary
 from audioclf.models import Network
-from audioclf.shards import Examples
+from audioclf.sampling import RowDraw, balanced_weights, draw_segments
+from audioclf.training_input import TrainingInput, band_statistics
+from audioclf.training_rows import Rows, Share
+
+DEFAULT_MODEL = "sbcnn"
+DEFAULT_FRONT_ENDS = {spec.sample_rate: spec for spec in map(get_front_end, ("logmel44k", "efficientat32k"))}
+"""Of shards of waveforms, by their rate."""
 
 
 def seed_everything(*parts: int) -> None:
@@ -25,89 +32,57 @@ def seed_everything(*parts: int) -> None:
     torch.manual_seed(int(np.random.SeedSequence(parts).generate_state(1)[0]))
 
 
-@dataclass(frozen=True)
-class Share:
-    """The part of every step that one of several training workers does."""
-
-    rank: int = 0
-    world_size: int = 1
-
-
-class RowDraw:
-    """Draws, for each segment, one of its rows: the original or a copy.
-
-    Args:
-        clip_ids, segment_indices: [N] of the rows.
-        weights: [N] how often a row is drawn against the other rows of its segment; a segment whose rows all have
-            the weight 0 is left out.
-    """
-
-    def __init__(self, clip_ids: Sequence[str], segment_indices: Sequence[int], weights: np.ndarray):
-        numbers: dict[tuple[str, int], int] = {}
-        pairs = zip(clip_ids, segment_indices, strict=True)
-        segment = np.array([numbers.setdefault(pair, len(numbers)) for pair in pairs])
-        rows = np.flatnonzero(weights > 0)
-        self._rows = rows[np.argsort(segment[rows], kind="stable")]
-        self._bounds = np.cumsum(weights[self._rows])
-        self._first = np.flatnonzero(np.diff(segment[self._rows], prepend=-1))
-        self._last = np.append(self._first[1:], len(self._rows)) - 1
-        self._begin = self._bounds[self._first] - weights[self._rows[self._first]]
-
-    def __len__(self) -> int:
-        return len(self._first)
-
-    def draw(self, numbers: np.ndarray) -> np.ndarray:
-        """[S] row indices, one of each segment, from [S] numbers in [0, 1)."""
-        at = self._begin + numbers * (self._bounds[self._last] - self._begin)
-        found = np.searchsorted(self._bounds, at, side="right")
-        return self._rows[np.clip(found, self._first, self._last)]  # where rounding led to a neighbour
+def alone(network: Network) -> nn.Module:
+    """The network as it is, for a single worker."""
+    return network
 
 
 class Trainer:
     """Trains one network; its randomness depends on the seed and the epoch alone, so a resumed run is the same run.
 
     Args:
-        examples: the training rows.
+        rows: to train on.
         vocabulary: of their labels.
         training: how.
-        seed: of the weights, the order of segments, their rows, the patches and changes to them, and the dropout.
-        network: the network, possibly wrapped for several workers; see `build_network`.
-        share: of each step.
-        row_weights: [N] how often an epoch shows a row, against the other rows of its segment; None: all alike.
+        seed: of the order of segments, their rows, the patches and changes to them, and the dropout.
+        network: to train; see `build_network`.
+        front_end: of its pictures.
+        row_weights: [N] how often an epoch shows a row, against the other rows of its segment.
+        share: of each step that this worker does.
+        wrap: makes of the network one that averages its gradients with those of the other workers.
 
     Attributes:
-        optimizer: its state is part of what a resumed run needs.
         n_segments: that an epoch shows.
-        steps_per_epoch: of the optimizer.
 
     Raises:
-        ConfigError: the front end's pictures can't be changed as `training` asks for.
+        ConfigError: the front end's pictures can't be changed as `training` asks for, or there is nothing to draw.
     """
 
     def __init__(
         self,
-        examples: Examples,
+        rows: Rows,
         vocabulary: Vocabulary,
         training: Training,
         seed: int,
-        network: nn.Module,
-        share: Share,
-        row_weights: np.ndarray | None = None,
+        network: Network,
+        front_end: FrontEnd,
+        row_weights: np.ndarray,
+        share: Share | None = None,
+        wrap: Callable[[Network], nn.Module] = alone,
     ):
-        self._training, self._seed, self._share = training, seed, share
-        self._network = network
-        self._core = cast(Network, getattr(network, "module", network))  # inside the wrapper
-        self._multi_label = vocabulary.multi_label
-        self._log_mel = as_tensor(examples.log_mel)
-        self._augment = BatchAugment.of(training, examples.front_end)
-        self._valid = examples.valid_frames
-        self._targets = torch.from_numpy(vocabulary.targets(examples.labels))
-        self._device = next(network.parameters()).device
-        self.optimizer = _optimizer(self._core, training)
-        weights = np.ones(len(examples)) if row_weights is None else row_weights
-        self._rows = RowDraw(examples.columns["clip_id"], examples.columns["segment_index"], weights)
-        self.n_segments = len(self._rows)
-        self.steps_per_epoch = math.ceil(self.n_segments / training.batch_size)
+        self._rows, self._vocabulary, self._training, self._seed = rows, vocabulary, training, seed
+        self._share = share or Share()
+        self._network, self._wrap, self._wrapped = network, wrap, cast(nn.Module, network)
+        self._layers, self._n_frozen = optimisation.layers(network), -1
+        device = network.mean.device
+        self._input = TrainingInput(training, rows.front_end, front_end, network.patch_frames, device)
+        self._optimizer = optimisation.optimizer(network, training)
+        self._average = optimisation.averaged(network, training.ema) if training.ema else None
+        self._draw = RowDraw(rows.columns["clip_id"], rows.columns["segment_index"], row_weights)
+        self.n_segments = len(self._draw)
+        self._segment_weights: np.ndarray | None = None
+        if training.sampling == "balanced":
+            self._segment_weights = balanced_weights(rows.columns["labels"], self._draw.first_rows)
 
     def epoch(self, epoch: int) -> tuple[float, float]:
         """One pass over this worker's share of the segments, counted from 0: of each, one row is drawn.
@@ -118,111 +93,175 @@ class Trainer:
         Raises:
             TrainingError: the loss is NaN or infinite.
         """
-        self._network.train()
+        self._prepare_layers(epoch)
         rng = np.random.default_rng([self._seed, epoch])
-        order, where = rng.permutation(self.n_segments), rng.random(self.n_segments)
-        rows = self._rows.draw(rng.random(self.n_segments))
+        segments, where = self._segments(rng), rng.random(self.n_segments)
+        drawn = self._draw.draw(rng.random(self.n_segments), segments)
+        plan = self._rows.plan(drawn, self._training.batch_size, self._share, rng)
         seed_everything(self._seed, epoch, self._share.rank)
-        loss_sum = hits = 0.0
-        for step, batch in enumerate(np.array_split(order, self.steps_per_epoch)):
-            self._set_learning_rate(epoch + step / self.steps_per_epoch)
-            mine = np.array_split(batch, self._share.world_size)[self._share.rank]
-            loss, hit = self._step(rows[mine], where[mine], len(batch))
-            loss_sum, hits = loss_sum + loss, hits + hit
+        total = torch.zeros(2, dtype=torch.float64, device=self._network.mean.device)
+        with contextlib.closing(self._rows.batches([drawn[mine] for mine in plan.mine])) as batches:
+            for step, (mine, stored) in enumerate(zip(plan.mine, batches, strict=True)):
+                rate = optimisation.learning_rate(self._training, epoch + step / len(plan.sizes))
+                optimisation.set_learning_rate(self._optimizer, rate)
+                total += self._step(drawn[mine], stored, where[mine], plan.sizes[step])
+        loss_sum, hits = total.tolist()
         if not math.isfinite(loss_sum):
             raise TrainingError(f"epoch {epoch + 1}: the loss is {loss_sum}; try a smaller --learning-rate")
         return loss_sum, hits
 
-    def _step(self, rows: np.ndarray, where: np.ndarray, batch_size: int) -> tuple[float, float]:
+    def trained(self) -> Network:
+        """The network as it is to be used, in evaluation mode: its running average, if there is one."""
+        network = self._network if self._average is None else self._average.module
+        return cast(Network, network).eval()
+
+    def state(self) -> dict[str, Any]:
+        """All that a resumed run needs but the number of epochs done."""
+        parts = {"network": self._network, "optimizer": self._optimizer, "average": self._average}
+        return {name: part.state_dict() for name, part in parts.items() if part is not None}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` gave."""
+        self._network.load_state_dict(state["network"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        if self._average is not None:
+            self._average.load_state_dict(state["average"])
+
+    def _segments(self, rng: np.random.Generator) -> np.ndarray:
+        """Those that an epoch shows, in random order."""
+        if self._segment_weights is None:
+            return rng.permutation(self.n_segments)
+        return draw_segments(self._segment_weights, rng)
+
+    def _prepare_layers(self, epoch: int) -> None:
+        """Let those layers learn that are to; wrapped anew where they change, since the wrapper sees it only then."""
+        self._network.train()
+        n_frozen = optimisation.n_frozen(self._training, len(self._layers), epoch)
+        optimisation.freeze(self._layers, n_frozen)
+        if n_frozen != self._n_frozen:
+            self._wrapped, self._n_frozen = self._wrap(self._network), n_frozen
+
+    def _step(self, rows: np.ndarray, stored: np.ndarray, where: np.ndarray, batch_size: int) -> torch.Tensor:
         """A step of the optimizer; gives this worker's summed loss and number of hits."""
-        patches = draw_patches(self._log_mel, self._valid, rows, where, self._core.patch_frames).to(self._device)
-        targets = self._targets[torch.from_numpy(rows)].to(self._device)
-        patches, soft_targets = self._augment(patches, targets, self._core.mean)
-        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._training.amp):
-            logits = self._network(patches)
+        mean, device = self._network.mean, self._network.mean.device
+        targets = torch.from_numpy(self._vocabulary.targets(self._rows.labels(rows))).to(device)
+        patches, soft_targets = self._input(stored, self._rows.valid_frames[rows], where, targets, mean)
+        with torch.autocast(device.type, torch.bfloat16, enabled=self._training.amp):
+            logits = self._wrapped(patches)
         logits = logits.float()
-        loss_sum = _loss(logits, soft_targets, self._multi_label)
+        loss_sum = _loss(logits, soft_targets, self._vocabulary.multi_label, self._training.label_smoothing)
         # Each worker's gradients are averaged with the others': scaled so, their mean is that of one large batch.
-        loss = loss_sum * (self._share.world_size / batch_size)
-        penalty = torch.stack([weight.square().sum() for weight in self._core.dense_weights()]).sum()
-        self.optimizer.zero_grad(set_to_none=True)
-        (loss + self._training.l2 * penalty).backward()
-        self.optimizer.step()
+        loss = loss_sum * (self._share.world_size / batch_size) + self._penalty()
+        self._optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self._optimizer.step()
+        if self._average is not None:
+            self._average.update_parameters(self._network)
         hits = targets.gather(1, logits.argmax(1, keepdim=True)).sum()  # one of the clip's labels is enough
-        return float(loss_sum.detach()), float(hits)
+        return torch.stack([loss_sum.detach(), hits])
 
-    def _set_learning_rate(self, epoch: float) -> None:
-        rate = self._training.learning_rate
-        if self._training.schedule == "cosine":
-            rate *= 0.5 * (1 + math.cos(math.pi * epoch / self._training.epochs))
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+    def _penalty(self) -> torch.Tensor | float:
+        l1, l2 = self._training.l1, self._training.l2
+        if not l1 and not l2:
+            return 0.0
+        weights = list(self._network.dense_weights())
+        return torch.stack([l1 * weight.abs().sum() + l2 * weight.square().sum() for weight in weights]).sum()
 
 
-def fit(examples: Examples, vocabulary: Vocabulary, training: Training, seed: int, row_weights: np.ndarray) -> Network:
-    """A network trained in this process, in evaluation mode; see `Trainer`."""
-    network = build_network(training, examples, vocabulary, seed)
-    trainer = Trainer(examples, vocabulary, training, seed, network, Share(), row_weights)
+def fit(
+    rows: Rows,
+    vocabulary: Vocabulary,
+    training: Training,
+    seed: int,
+    front_end: FrontEnd,
+    row_weights: np.ndarray,
+    start: Checkpoint | None = None,
+) -> Network:
+    """A network trained in this process, in evaluation mode; see `Trainer` and `build_network`."""
+    network = build_network(training, rows, vocabulary, seed, front_end, start)
+    trainer = Trainer(rows, vocabulary, training, seed, network, front_end, row_weights)
     for epoch in range(training.epochs):
         trainer.epoch(epoch)
-    return network.eval()
+    return trainer.trained()
 
 
-def build_network(training: Training, examples: Examples, vocabulary: Vocabulary, seed: int) -> Network:
-    """A network with fresh weights that standardises its input as the training rows ask for."""
+def build_network(
+    training: Training,
+    rows: Rows,
+    vocabulary: Vocabulary,
+    seed: int,
+    front_end: FrontEnd,
+    start: Checkpoint | None = None,
+) -> Network:
+    """A network with fresh weights that standardises its input as the rows ask for, or one that goes on from others.
+
+    Args:
+        training: names the network.
+        rows: to be trained on.
+        vocabulary: of their labels.
+        seed: of the fresh weights.
+        front_end: of its pictures.
+        start: weights to begin with, all but the last layer's where that is for other classes.
+
+    Raises:
+        CheckpointMismatchError: `start` is another network, or for another front end.
+    """
     seed_everything(seed)
-    network = models.build(training.model, examples.front_end.n_features, len(vocabulary), training.dropout)
-    mean, std = band_statistics(examples)
-    network.mean.copy_(torch.from_numpy(mean)[:, None])
-    network.std.copy_(torch.from_numpy(std)[:, None])
+    name = model_name(training, start)
+    if start is None:
+        network = models.build(name, front_end.n_features, len(vocabulary), training.dropout)
+        mean, std = band_statistics(rows, front_end)
+        network.mean.copy_(torch.from_numpy(mean)[:, None])
+        network.std.copy_(torch.from_numpy(std)[:, None])
+        return network
+    require_start(training, start, front_end)
+    network = models.build(name, front_end.n_features, len(start.vocabulary), training.dropout)
+    network.load_state_dict(start.network.state_dict())
+    if start.vocabulary != vocabulary:
+        network.replace_head(len(vocabulary))
     return network
 
 
-def band_statistics(examples: Examples) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation [n_mels] of each mel band over the frames that are not padding."""
-    total = np.zeros((2, examples.log_mel.shape[1]))
-    frames = 0
-    for picture, valid in zip(examples.log_mel, examples.valid_frames, strict=True):
-        real = picture[:, :valid].astype(np.float64)
-        total += np.stack([real.sum(1), np.square(real).sum(1)])
-        frames += int(valid)
-    mean, square = total / frames
-    std = np.sqrt(np.maximum(square - np.square(mean), 1e-6))
-    return mean.astype(np.float32), std.astype(np.float32)
+def require_start(training: Training, start: Checkpoint, front_end: FrontEnd) -> None:
+    """Raise CheckpointMismatchError unless a training can begin with these weights, on pictures of this front end."""
+    start.require_front_end(front_end, "what is to be trained on")
+    name = model_name(training, start)
+    if start.name != name:
+        raise CheckpointMismatchError(f"--init {training.init}: a {start.name}; it is to start a {name}")
 
 
-def draw_patches(
-    log_mel: torch.Tensor, valid_frames: np.ndarray, rows: np.ndarray, where: np.ndarray, frames: int | None
-) -> torch.Tensor:
-    """A patch of each row.
+def front_end_of(stored: AnyFrontEnd, start: Checkpoint | None, chosen: FrontEnd | None) -> FrontEnd:
+    """The front end of the pictures that a network is trained on.
 
     Args:
-        log_mel: [N, M, T].
-        valid_frames: [N]; patches lie within them where they are long enough.
-        rows: [B] indices.
-        where: [B] numbers in [0, 1): how far into the row each patch begins.
-        frames: of a patch; None: a row is taken whole.
+        stored: that of the shards.
+        start: weights to begin with.
+        chosen: by the user, for shards of waveforms.
 
-    Returns:
-        [B, M, frames] float32.
+    Raises:
+        ConfigError: shards of pictures leave no choice; or a front end of another rate than the waveforms.
     """
-    frames = frames or log_mel.shape[2]
-    room = np.maximum(np.minimum(valid_frames[rows], log_mel.shape[2]) - frames, 0)
-    starts = torch.from_numpy(np.floor(where * (room + 1)).astype(np.int64))
-    return patches_at(log_mel, torch.from_numpy(rows), starts, frames)
+    if not isinstance(stored, Pcm):
+        if chosen and chosen != stored:
+            raise ConfigError(f"--frontend {chosen.name}: the shards hold pictures of {stored.name}; leave it out")
+        return stored
+    spec = chosen or (start.front_end if start else DEFAULT_FRONT_ENDS[stored.sample_rate])
+    waveforms.require(stored, spec)
+    return spec
 
 
-def _optimizer(network: Network, training: Training) -> torch.optim.Optimizer:
-    if training.optimizer == "adam":
-        return torch.optim.Adam(network.parameters(), lr=training.learning_rate)
-    return torch.optim.SGD(network.parameters(), lr=training.learning_rate, momentum=0.9)
+def model_name(training: Training, start: Checkpoint | None) -> str:
+    """The network that is to be trained."""
+    return training.model or (start.name if start else DEFAULT_MODEL)
 
 
-def _loss(logits: torch.Tensor, targets: torch.Tensor, multi_label: bool) -> torch.Tensor:
+def _loss(logits: torch.Tensor, targets: torch.Tensor, multi_label: bool, smoothing: float) -> torch.Tensor:
     """Summed over rows: cross-entropy, or binary cross-entropy (mean over classes) for several labels.
 
-    Targets may lie between 0 and 1.
+    Targets may lie between 0 and 1. Smoothing spreads a share of them evenly: over all classes, or, for several labels,
+    over the presence and absence of each.
     """
     if multi_label:
+        targets = targets * (1 - smoothing) + smoothing / 2
         return F.binary_cross_entropy_with_logits(logits, targets, reduction="none").mean(1).sum()
-    return F.cross_entropy(logits, targets, reduction="sum")
+    return F.cross_entropy(logits, targets, reduction="sum", label_smoothing=smoothing)

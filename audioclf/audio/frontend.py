@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import scipy.fft
@@ -64,6 +64,11 @@ class FrontEnd:
     n_mfcc: int = 0
     """Coefficients kept of an orthonormal DCT-II over the bands; 0: no DCT."""
 
+    column: ClassVar[str] = "log_mel"
+    """Of a shard."""
+    dtype: ClassVar[type[np.generic]] = np.float16
+    """Of the values there."""
+
     @property
     def n_features(self) -> int:
         """Rows of the picture."""
@@ -74,10 +79,13 @@ class FrontEnd:
         left = n_samples - self._taken
         return max(1, 1 + (left if self.center else left - self.win_length) // self.hop_length)
 
+    def n_samples(self, n_frames: int) -> int:
+        """Of the shortest segment with so many frames; centred: from the first centre to the last."""
+        return (n_frames - 1) * self.hop_length + (0 if self.center else self.win_length) + self._taken
+
     def duration_s(self, n_frames: int) -> float:
-        """The shortest segment with so many frames; centred: from the first centre to the last."""
-        window = 0 if self.center else self.win_length
-        return ((n_frames - 1) * self.hop_length + window + self._taken) / self.sample_rate
+        """Of the shortest segment with so many frames."""
+        return self.n_samples(n_frames) / self.sample_rate
 
     @property
     def _taken(self) -> int:

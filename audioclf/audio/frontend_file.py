@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 
 from audioclf.audio.frontend import FRONT_ENDS, FrontEnd
+from audioclf.audio.pcm import PCM_FRONT_ENDS
 from audioclf.errors import ConfigError
 
 log = logging.getLogger("audioclf")
 
-_TYPES = typing.get_type_hints(FrontEnd)
+_TYPES = {field.name: typing.get_type_hints(FrontEnd)[field.name] for field in dataclasses.fields(FrontEnd)}
 _REQUIRED = [field.name for field in dataclasses.fields(FrontEnd) if field.default is dataclasses.MISSING]
 _MAX_FFT, _MAX_MELS = 65_536, 1_024  # beyond them a slip of the pen is likelier than a purpose
 _FLOAT16_MAX = 65_504  # pictures are stored as float16
@@ -47,6 +48,8 @@ def load_front_end(text: str, name: str) -> FrontEnd:
     spec = FrontEnd(**given)
     if spec.name in FRONT_ENDS and (difference := FRONT_ENDS[spec.name].differences(spec)):
         raise ConfigError(f"{name}: name: {spec.name} is built in, and differs ({difference}); choose another name")
+    if spec.name in PCM_FRONT_ENDS:
+        raise ConfigError(f"{name}: name: {spec.name} is built in, and keeps waveforms; choose another name")
     check(spec, name)
     return spec
 

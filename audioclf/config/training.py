@@ -11,26 +11,53 @@ from audioclf.config.checks import require
 class Training:
     """How a network is trained; the part that train and crossval share."""
 
-    model: str = "sbcnn"
-    """Network: sbcnn."""
+    recipe: str | None = None
+    """Preset of the flags below, which other flags change: scratch-small, finetune or probe; see README."""
+    model: str | None = None
+    """Network: sbcnn, crnn, cnn6, cnn10, cnn14, mobilenetv1, mobilenetv2, mn04, mn10 (any mnNN of a width NN/10) or
+    timm:NAME; default: that of --init, else sbcnn."""
     init: str | None = None
-    """Checkpoint directory to start from; its network and front end must be the same."""
+    """Weights to start from: a published network (mn04, or mn04:FILE), or a checkpoint directory; made with the same
+    front end. For other classes its last layer is replaced."""
+    freeze: Literal["none", "backbone", "gradual"] = "none"
+    """Layers that keep their weights: none; all but the last (a linear probe); or, at first, all but the last, one more
+    learning every --unfreeze-epochs."""
+    unfreeze_epochs: float = 1.0
+    """Epochs from one layer to the next, with --freeze gradual."""
+    layer_decay: float = 1.0
+    """Learning rate of a layer as a share of that of the layer after it."""
     epochs: int = 120
     """Passes over the training clips."""
     batch_size: int = 32
     """Clips in a step, over all workers."""
-    optimizer: Literal["adam", "sgd"] = "adam"
-    """Adam, or stochastic gradient descent (momentum 0.9)."""
+    sampling: Literal["all", "balanced"] = "all"
+    """An epoch shows each segment once; or draws as many so that rare classes come as often as common ones."""
+    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
+    """Adam, AdamW, or stochastic gradient descent (Nesterov momentum 0.9)."""
     learning_rate: float = 1e-3
     """Highest learning rate."""
-    schedule: Literal["constant", "cosine"] = "cosine"
-    """Learning rate: constant, or down to 0 along half a cosine."""
+    schedule: Literal["constant", "cosine", "one-cycle"] = "cosine"
+    """Learning rate: constant; down to 0 along half a cosine; or up from a 25th of the highest for 30 % of the steps
+    and down to 0."""
+    warmup_epochs: float = 0.0
+    """Epochs in which the learning rate rises evenly from 0, before the schedule."""
+    weight_decay: float = 0.0
+    """Decay of every weight but biases and normalisation, by the optimizer; with adamw apart from the gradient."""
+    l1: float = 0.0
+    """L1 penalty on the dense layers' weights, added to the loss."""
     l2: float = 1e-3
     """L2 penalty on the dense layers' weights, added to the loss."""
-    dropout: float = 0.5
-    """Share of inputs of the dense layers left out in training."""
+    dropout: float | None = None
+    """Share of the dense layers' inputs left out in training; default: as published for the network (sbcnn 0.5)."""
+    label_smoothing: float = 0.0
+    """Share of each target that is spread over all classes."""
+    ema: float = 0.0
+    """Keep a running average of the weights, with this decay a step (0.99, say), and use it in the end; 0: do not."""
     amp: bool = False
     """Mixed precision: bfloat16 where it is safe; faster on hardware that has it."""
+    frontend: str | None = None
+    """Front end of the network, where shards hold waveforms (pcm32k, pcm44k): a name or a YAML file; default: that of
+    --init, else logmel44k at 44.1 kHz and efficientat32k at 32 kHz."""
     mixup_alpha: float = 0.0
     """Mix each patch, and its labels, with another of the step: weights from Beta(a, a); 0: do not."""
     mask_bands: int = 0
@@ -40,18 +67,37 @@ class Training:
     n_masks: int = 2
     """Masks of each kind that is on."""
     roll_s: float = 0.0
-    """Roll each patch in time, the end to its beginning, by up to so many seconds either way."""
+    """Roll each patch, or waveform, in time, the end to its beginning, by up to so many seconds either way."""
     gain_db: float = 0.0
-    """Change the level of each patch by up to so many dB either way."""
+    """Change the level of each patch, or waveform, by up to so many dB either way."""
+    wave_mixup_alpha: float = 0.0
+    """Mix each waveform, and its labels, with another of the step: weights from Beta(a, a); 0: do not."""
+    wave_mixup_probability: float = 1.0
+    """Share of waveforms that are mixed."""
+    wave_mixing: Literal["mixup", "between-class"] = "mixup"
+    """Mix waveforms by their samples, or by how loud they sound."""
+    mel_jitter: bool = False
+    """Draw both ends of the mel range anew in each step, as EfficientAT trains."""
 
     def __post_init__(self) -> None:
         require(self.epochs >= 1, "--epochs must be 1 or more")
         require(self.batch_size >= 1, "--batch-size must be 1 or more")
         require(self.learning_rate > 0, "--learning-rate must be positive")
-        require(self.l2 >= 0, "--l2 must be 0 or more")
-        require(0 <= self.dropout < 1, "--dropout must be at least 0 and below 1")
-        for name in ("mixup_alpha", "mask_bands", "mask_frames", "roll_s", "gain_db"):
+        require(self.dropout is None or 0 <= self.dropout < 1, "--dropout must be at least 0 and below 1")
+        require(0 <= self.label_smoothing < 1, "--label-smoothing must be at least 0 and below 1")
+        require(0 <= self.ema < 1, "--ema must be at least 0 and below 1")
+        require(0 < self.layer_decay <= 1, "--layer-decay must be above 0, and 1 at most")
+        require(self.unfreeze_epochs > 0, "--unfreeze-epochs must be positive")
+        require(
+            not (self.schedule == "one-cycle" and self.warmup_epochs),
+            "--warmup-epochs: one-cycle has a rise of its own",
+        )
+        for name in (
+            "warmup_epochs", "weight_decay", "l1", "l2", "mixup_alpha", "mask_bands", "mask_frames", "roll_s",
+            "gain_db", "wave_mixup_alpha",
+        ):  # fmt: skip
             require(0 <= getattr(self, name) < math.inf, f"--{name.replace('_', '-')} must be 0 or more, and finite")
+        require(0 <= self.wave_mixup_probability <= 1, "--wave-mixup-probability must lie between 0 and 1")
         require(self.n_masks >= 1, "--n-masks must be 1 or more")
 
 
@@ -76,6 +122,9 @@ class TrainConfig(Training):
     """Seed of the weights, the order of segments, the rows drawn, the patches, changes to them, and the dropout."""
     num_workers: int = 1
     """Training workers; 0 trains in the job's own process."""
+    memory_mb: int | None = None
+    """Memory for the training rows of each worker, in MB; default: half of its share of its machine. Rows that do not
+    fit are streamed from the shards in every epoch."""
     use_gpu: bool = False
     """Give each worker a GPU."""
     dry_run: bool = False
@@ -84,6 +133,7 @@ class TrainConfig(Training):
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self.num_workers >= 0, "--num-workers must be 0 or more")
+        require(self.memory_mb is None or self.memory_mb >= 1, "--memory-mb must be 1 or more")
         require(self.seed >= 0, "--seed must be 0 or more")
 
 
@@ -110,6 +160,8 @@ class CrossvalConfig(Training):
     """Repetitions with other random numbers."""
     num_workers: int = 1
     """Training workers of a fold; folds run side by side as the CPUs allow."""
+    memory_mb: int | None = None
+    """Memory for the training rows of each worker, in MB; see jobs/train.py."""
     use_gpu: bool = False
     """Give each worker a GPU."""
     dry_run: bool = False
@@ -121,6 +173,7 @@ class CrossvalConfig(Training):
         require(self.policy_repetitions >= 1, "--policy-repetitions must be 1 or more")
         require(self.seeds >= 1, "--seeds must be 1 or more")
         require(self.num_workers >= 1, "--num-workers must be 1 or more")
+        require(self.memory_mb is None or self.memory_mb >= 1, "--memory-mb must be 1 or more")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,17 @@ from collections.abc import Iterator, Sequence
 from typing import ClassVar, cast
 
 import torch
+import torch.nn.functional as F
 from torch import nn
+
+
+@torch.jit.script_if_tracing  # the trace of a short segment must not pad a long one
+def at_least(n_frames: int, log_mel: torch.Tensor) -> torch.Tensor:
+    """[B, M, T], of n_frames or more: a shorter segment goes on with its last frame."""
+    missing = n_frames - log_mel.shape[-1]
+    if missing > 0:
+        return F.pad(log_mel, [0, missing], mode="replicate")
+    return log_mel
 
 
 class Network(nn.Module):
@@ -16,10 +26,12 @@ class Network(nn.Module):
     Attributes:
         patch_frames: the number of frames it takes, longer segments being seen patch by patch; None: it takes segments
             of any length whole.
+        min_frames: that its pooling takes at least; a shorter segment goes on with its last frame.
         head: the name of its last layer, an nn.Linear that gives the logits.
     """
 
     patch_frames: ClassVar[int | None] = None
+    min_frames: ClassVar[int] = 1
     head: ClassVar[str]
 
     mean: torch.Tensor
@@ -35,8 +47,8 @@ class Network(nn.Module):
         return cast(nn.Linear, self.get_submodule(self.head)).out_features
 
     def standardise(self, log_mel: torch.Tensor) -> torch.Tensor:
-        """[B, M, T], the front end's values, to [B, 1, M, T]."""
-        return ((log_mel - self.mean) / self.std).unsqueeze(1)
+        """[B, M, T], the front end's values, to [B, 1, M, T]; T is min_frames or more afterwards."""
+        return at_least(self.min_frames, (log_mel - self.mean) / self.std).unsqueeze(1)
 
     def embed(self, log_mel: torch.Tensor) -> torch.Tensor:
         """[B, M, T] float32, the front end's values, to [B, E]: what says most about a sound whatever the classes."""

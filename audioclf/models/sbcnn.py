@@ -19,9 +19,10 @@ class SBCNN(Network):
     """
 
     patch_frames: ClassVar[int | None] = 128
+    min_frames: ClassVar[int] = 128
     head: ClassVar[str] = "dense2"
 
-    def __init__(self, n_mels: int, n_classes: int, dropout: float):
+    def __init__(self, n_mels: int, n_classes: int, dropout: float | None = None):
         super().__init__(n_mels)
         if n_mels != 128:
             raise ConfigError(f"sbcnn takes 128 mel bands, the front end gives {n_mels}")
@@ -29,7 +30,7 @@ class SBCNN(Network):
         self.conv2 = nn.Conv2d(24, 48, 5)
         self.conv3 = nn.Conv2d(48, 48, 5)
         self.pool = nn.MaxPool2d((2, 4))  # mel, time
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout(0.5 if dropout is None else dropout)
         self.dense1 = nn.Linear(2400, 64)
         self.dense2 = nn.Linear(64, n_classes)
 

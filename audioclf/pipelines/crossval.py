@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 
 from audioclf import checkpoint, policy, rundir, shards, storage
-from audioclf.config import CrossvalConfig, training_of
+from audioclf.config import CrossvalConfig, Training, training_of
 from audioclf.errors import ConfigError
 from audioclf.labels import Vocabulary
-from audioclf.pipelines import compare, evaluate
+from audioclf.pipelines import compare, evaluate, train
 from audioclf.pipelines import policy as learn_policy
-from audioclf.pipelines.train import TrainJob, check, train_all, trainings_at_once
+from audioclf.pipelines.train import TrainJob
 from audioclf.policy import Policy
 from audioclf.rundir import RunDirectory
 
@@ -30,9 +30,9 @@ def run(config: CrossvalConfig) -> str:
     """Train what is not yet trained, predict each fold by the networks that never saw it, measure."""
     storage.reach(*config.shards, config.output, *filter(None, [config.baseline]))
     shard_uris = tuple(storage.to_uri(uri) for uri in config.shards)
-    how = training_of(config)
+    how = train.resolved(training_of(config))
     chosen = policy.read(config.policy) if config.policy and config.policy != LEARN else None
-    check(shard_uris, how, None, chosen)
+    train.check(shard_uris, how, None, chosen)
     labels, row_folds = shards.all_labels(shard_uris)
     folds = sorted({fold for fold in row_folds if fold is not None})
     if len(folds) < 2:
@@ -56,6 +56,7 @@ def run(config: CrossvalConfig) -> str:
             seed=seed,
             num_workers=config.num_workers,
             use_gpu=config.use_gpu,
+            memory_mb=config.memory_mb,
             policy=chosen,
         )
         for seed in range(config.seeds)
@@ -72,10 +73,10 @@ def run(config: CrossvalConfig) -> str:
         _compare(config, directory)
         return "ok"
     if due and config.policy == LEARN:
-        learned = _learn(config, shard_uris, tuple(folds), directory)
+        learned = _learn(config, how, shard_uris, tuple(folds), directory)
         due = [replace(job, policy=learned[job.test_fold]) for job in due]
     if due:
-        train_all(due, trainings_at_once(config.num_workers, config.use_gpu))
+        train.train_all(due, train.trainings_at_once(config.num_workers, config.use_gpu))
     per_seed = []
     for seed in range(config.seeds):
         of_fold = {fold: storage.join(jobs[seed, fold].output_uri, checkpoint.FOLDER) for fold in folds}
@@ -101,10 +102,14 @@ def _policy_epochs(config: CrossvalConfig) -> int:
 
 
 def _learn(
-    config: CrossvalConfig, shard_uris: tuple[str, ...], folds: tuple[int, ...], directory: RunDirectory
+    config: CrossvalConfig,
+    how: Training,
+    shard_uris: tuple[str, ...],
+    folds: tuple[int, ...],
+    directory: RunDirectory,
 ) -> dict[int | None, Policy]:
     """A policy for each test fold, learned from the other folds; written to policies/."""
-    how = replace(training_of(config), epochs=_policy_epochs(config))
+    how = replace(how, epochs=_policy_epochs(config))
     learning = learn_policy.plan(shard_uris, how, folds, config.policy_repetitions, seed=0)
     learned = learn_policy.learn(learning, directory.at(POLICIES))
     for fold, found in learned.items():

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from audioclf import checkpoint, inference, metrics, rundir, schema, shards, storage
+from audioclf import checkpoint, inference, metrics, rundir, schema, shards, storage, waveforms
 from audioclf.checkpoint import Checkpoint
 from audioclf.config import EvaluateConfig
 from audioclf.errors import ConfigError
@@ -114,6 +114,7 @@ def _predict_file(uri: str, checkpoints: dict[int | None, Checkpoint], batch_siz
         if len(examples) == 0:
             continue
         loaded.require_front_end(examples.front_end, storage.display(uri))
+        examples = waveforms.pictures(examples, loaded.front_end)
         multi_label = loaded.vocabulary.multi_label
         probabilities = inference.predict(
             loaded.network, examples.log_mel, examples.valid_frames, multi_label, batch_size

@@ -10,11 +10,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from audioclf import backgrounds, conservation, manifest, policy, rundir, shards, storage, units
+from audioclf import backgrounds, conservation, front_ends, manifest, policy, rundir, shards, storage, units
 from audioclf.audio import rubberband
 from audioclf.audio.augment import ORIGINAL, TRANSFORM_SETS
-from audioclf.audio.frontend import FrontEnd, get_front_end
-from audioclf.audio.frontend_file import load_front_end
+from audioclf.audio.pcm import AnyFrontEnd
 from audioclf.audio.segment import Grid
 from audioclf.augmentation import Augmentation
 from audioclf.config import ExtractConfig
@@ -38,7 +37,7 @@ LIBRARIES_MB = 400
 def run(config: ExtractConfig) -> str:
     """Plan units, process those not yet committed, check that nothing is lost, sum up."""
     began = time.monotonic()
-    front_end = _front_end(config.frontend)
+    front_end = front_ends.read(config.frontend)
     storage.reach(config.manifest, config.output, *filter(None, (config.policy, config.backgrounds)))
     augmentation = _augmentation(config)
     columns = [*PLAN_COLUMNS, "labels"] if augmentation.policy else PLAN_COLUMNS
@@ -78,13 +77,6 @@ def run(config: ExtractConfig) -> str:
     directory.finish(summary)
     _report(directory, summary)
     return summary["status"]
-
-
-def _front_end(name: str) -> FrontEnd:
-    """A front end by its name, or a user's own by its file."""
-    if name.endswith((".yaml", ".yml")):
-        return load_front_end(storage.read_text(storage.to_uri(name)), name)
-    return get_front_end(name)
 
 
 def _augmentation(config: ExtractConfig) -> Augmentation:
@@ -137,7 +129,7 @@ def _clips_in(due: list[Unit]) -> int:
 
 def _plan(
     config: ExtractConfig,
-    front_end: FrontEnd,
+    front_end: AnyFrontEnd,
     augmentation: Augmentation,
     clips: ManifestFile,
     table: pa.Table,

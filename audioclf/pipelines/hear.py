@@ -11,9 +11,8 @@ import pyarrow.compute as pc
 import soundfile
 
 from audioclf import backgrounds, manifest, rundir, shards, storage
-from audioclf.audio import augment, segment
+from audioclf.audio import augment, pcm, segment
 from audioclf.audio.augment import Transform
-from audioclf.audio.frontend import FrontEnd
 from audioclf.audio.recording import Recording
 from audioclf.audio.segment import Grid, Segment
 from audioclf.augmentation import Augmentation
@@ -42,7 +41,7 @@ def run(config: HearConfig) -> str:
     if made is None or made["job"] != "extract":
         raise ConfigError(f"--shards {config.shards}: not a run directory of jobs/extract.py")
     row = _row(directory, config)
-    front_end = FrontEnd.from_dict(made["binding"]["front_end"])
+    front_end = pcm.from_dict(made["binding"]["front_end"])
     manifest_uri = storage.to_uri(made["flags"]["manifest"])
     plan = ExtractPlan(
         manifest_uri, directory.uri, front_end, made["binding"]["segment_s"], "", _augmentation(made, row)

@@ -14,17 +14,17 @@ import numpy as np
 import ray
 from ray.exceptions import RayError
 
-from audioclf import heat_map, inference, policy_learning, rundir, shards, storage, training
+from audioclf import heat_map, inference, policy_learning, rundir, shards, storage, training, waveforms
 from audioclf.audio.augment import ORIGINAL
 from audioclf.config import PolicyConfig, Training, training_of
 from audioclf.errors import ConfigError
 from audioclf.labels import Vocabulary
-from audioclf.pipelines import cluster
-from audioclf.pipelines.train import check
+from audioclf.pipelines import cluster, train
 from audioclf.policy import Policy, training_rows
 from audioclf.policy_learning import Design, Learned
 from audioclf.rundir import RunDirectory
 from audioclf.shards import Examples
+from audioclf.training_rows import MemoryRows
 
 log = logging.getLogger("audioclf")
 
@@ -36,8 +36,8 @@ def run(config: PolicyConfig) -> str:
     """Learn the policy for one test fold; what the trainings found is kept beside it, and a rerun goes on."""
     storage.reach(*config.shards, config.output)
     shard_uris = tuple(storage.to_uri(uri) for uri in config.shards)
-    how = training_of(config)
-    check(shard_uris, how, config.test_fold)
+    how = train.resolved(training_of(config))
+    train.check(shard_uris, how, config.test_fold)
     output = storage.to_uri(config.output)
     stem = output.removesuffix(".yaml").removesuffix(".yml")
     if stem == output:
@@ -196,14 +196,14 @@ def _train_all(learning: Learning, folder: str) -> dict[str, dict[str, Any]]:
 def _run_tasks(learning: Learning, due: Sequence[PolicyTraining], folder: str) -> None:
     cluster.connect()
     examples = ray.put(shards.load(learning.shard_uris, copies=True))  # read in place by every task of a node
-    train: Any = ray.remote(num_cpus=1, max_retries=2)(_train)
+    fit: Any = ray.remote(num_cpus=1, max_retries=2)(_train)
     waiting, running = list(reversed(due)), dict[Any, PolicyTraining]()
     began = shown = time.monotonic()
     while waiting or running:
         while waiting and len(running) < cluster.cpus():
             one = waiting.pop()
             chosen = learning.designs[one.repetition].policies[one.run]
-            running[train.remote(examples, learning.how, learning.seed, one, chosen)] = one
+            running[fit.remote(examples, learning.how, learning.seed, one, chosen)] = one
         ended, _ = ray.wait(list(running), num_returns=1)
         for ref in ended:
             one = running.pop(ref)
@@ -225,9 +225,12 @@ def _train(examples: Examples, how: Training, seed: int, one: PolicyTraining, ch
     columns = examples.columns
     vocabulary = Vocabulary.of(columns["labels"])
     rows, weights = training_rows(chosen, columns, one.without)
+    start, front_end = train.beginning(how, examples.front_end)
     # The same random numbers in every run of a repetition: what differs is the augmentation.
-    network = training.fit(examples.take(rows), vocabulary, how, seed + one.repetition, weights)
-    measured = examples.take(_originals(columns, one.measured))
+    network = training.fit(
+        MemoryRows(examples.take(rows)), vocabulary, how, seed + one.repetition, front_end, weights, start
+    )
+    measured = waveforms.pictures(examples.take(_originals(columns, one.measured)), front_end)
     probabilities = inference.predict(
         network, measured.log_mel, measured.valid_frames, vocabulary.multi_label, how.batch_size
     )

@@ -4,9 +4,9 @@ import logging
 import math
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pyarrow.compute as pc
 import pyarrow.fs
@@ -16,17 +16,21 @@ import ray.train.torch
 import torch
 from ray.exceptions import RayError
 
-from audioclf import checkpoint, models, policy, rundir, s3, shards, storage, training
-from audioclf.batch_augment import BatchAugment
+from audioclf import checkpoint, event_files, front_ends, memory, models, policy, rundir, s3, shards, storage, training
+from audioclf.audio.frontend import FrontEnd
+from audioclf.audio.pcm import AnyFrontEnd
 from audioclf.checkpoint import Checkpoint
 from audioclf.config import TrainConfig, Training, training_of
-from audioclf.errors import CheckpointMismatchError, ConfigError
+from audioclf.errors import ConfigError
 from audioclf.labels import Vocabulary
 from audioclf.models import Network
 from audioclf.pipelines import cluster
 from audioclf.policy import Policy
+from audioclf.row_index import RowIndex, read_index
 from audioclf.rundir import RunDirectory
-from audioclf.shards import Examples
+from audioclf.training import Trainer
+from audioclf.training_input import TrainingInput
+from audioclf.training_rows import MemoryRows, Rows, Share, StreamedRows
 
 log = logging.getLogger("audioclf")
 
@@ -49,6 +53,8 @@ class TrainJob:
     seed: int
     num_workers: int
     use_gpu: bool
+    memory_mb: int | None
+    """For the training rows of each worker; None: by the memory of its machine."""
     policy: Policy | None
     """Which copies are taken, and how often; None: originals and all copies alike."""
 
@@ -57,7 +63,7 @@ def run(config: TrainConfig) -> str:
     """Train one network on all folds but one."""
     storage.reach(*config.shards, config.output)
     shard_uris = tuple(storage.to_uri(uri) for uri in config.shards)
-    how = training_of(config)
+    how = resolved(training_of(config))
     chosen = policy.read(config.policy) if config.policy else None
     check(shard_uris, how, config.test_fold, chosen)
     directory = RunDirectory(config.output)
@@ -70,6 +76,7 @@ def run(config: TrainConfig) -> str:
         config.seed,
         config.num_workers,
         config.use_gpu,
+        config.memory_mb,
         chosen,
     )
     binding = {
@@ -101,18 +108,44 @@ def run(config: TrainConfig) -> str:
     return "ok"
 
 
+def resolved(how: Training) -> Training:
+    """With the network named that is to be trained, so that run directories say it.
+
+    Raises:
+        ConfigError: no such network, or nothing to start from.
+    """
+    start = checkpoint.load_for(how.init) if how.init else None
+    name = training.model_name(how, start)
+    models.check_name(name)
+    return replace(how, model=name)
+
+
+def beginning(how: Training, stored: AnyFrontEnd) -> tuple[Checkpoint | None, FrontEnd]:
+    """The weights a training begins with, if any, and the front end of its pictures.
+
+    Args:
+        how: it is trained.
+        stored: the front end of the shards.
+    """
+    start = checkpoint.load(checkpoint.find(how.init)) if how.init else None
+    chosen = front_ends.read_of_pictures(how.frontend) if how.frontend else None
+    return start, training.front_end_of(stored, start, chosen)
+
+
 def check(shard_uris: Sequence[str], how: Training, test_fold: int | None, chosen: Policy | None = None) -> None:
     """Find on the driver what would fail on every worker, and what would let training see the test clips.
 
     Raises:
-        ConfigError: no shards, no such network, fold or checkpoint to start from; a policy with transform sets that the
-            shards lack; clips of one source in different folds.
+        ConfigError: no shards or no such fold; a policy with transform sets that the shards lack; clips of one source
+            in different folds.
+        CheckpointMismatchError: weights to start from that are for another front end or network.
     """
-    models.check_name(how.model)
-    if how.init is not None:
-        checkpoint.load_for(how.init)
     first = shards.committed_files(shard_uris[0])[0]
-    BatchAugment.of(how, shards.front_end_of(shards.read_metadata(first), first))
+    stored = shards.front_end_of(shards.read_metadata(first), first)
+    start, front_end = beginning(how, stored)
+    TrainingInput(how, stored, front_end, None, torch.device("cpu"))
+    if start:
+        training.require_start(how, start, front_end)
     rows = shards.read_columns(shard_uris, ["fold", "source_id", "transform_set"])
     folds = set(rows["fold"].unique().to_pylist())
     if test_fold is not None and test_fold not in folds:
@@ -143,7 +176,7 @@ def train_all(jobs: list[TrainJob], at_once: int) -> None:
     while waiting or running:
         while waiting and len(running) < at_once:
             job = waiting.pop(0)
-            running[fit.remote(job, board)] = job
+            running[fit.remote(job, board, at_once)] = job
         done, _ = ray.wait(list(running), num_returns=1, timeout=REPORT_EVERY_S)
         for ref in done:
             job = running.pop(ref)
@@ -154,32 +187,40 @@ def train_all(jobs: list[TrainJob], at_once: int) -> None:
             log.info("%s: trained, %d to go", job.name, len(waiting) + len(running))
         if not done:
             names = {job.name for job in running.values()}
-            for name, epochs, metrics in ray.get(board.latest.remote()):
+            said, latest = ray.get(board.latest.remote())
+            for words in said:
+                log.info("%s", words)
+            for name, epochs, metrics in latest:
                 if name in names:
                     log.info("%s: epoch %d/%d, loss %.4f", name, metrics["epoch"], epochs, metrics["loss"])
 
 
 class _Board:
-    """Where trainings post their latest epoch, for the driver to show."""
+    """Where trainings post their latest epoch, and what they have to say, for the driver to show."""
 
     def __init__(self) -> None:
         self._new: dict[str, tuple[int, dict[str, float]]] = {}
+        self._said: list[str] = []
+
+    def say(self, words: str) -> None:
+        self._said.append(words)
 
     def post(self, name: str, epochs: int, metrics: dict[str, float]) -> None:
         self._new[name] = epochs, metrics
 
-    def latest(self) -> list[tuple[str, int, dict[str, float]]]:
+    def latest(self) -> tuple[list[str], list[tuple[str, int, dict[str, float]]]]:
         posted, self._new = self._new, {}
-        return [(name, *value) for name, value in sorted(posted.items())]
+        said, self._said = self._said, []
+        return said, [(name, *value) for name, value in sorted(posted.items())]
 
 
-def _fit(job: TrainJob, board: Any) -> None:
+def _fit(job: TrainJob, board: Any, at_once: int) -> None:
     """Run Ray Train to the end of one job, going on where an earlier attempt stopped."""
     filesystem, path = _filesystem(job.output_uri)
     resources = {"CPU": 1, "GPU": 1} if job.use_gpu else {"CPU": 1}
     trainer = ray.train.torch.TorchTrainer(
         _train_loop,
-        train_loop_config={"job": job, "board": board},
+        train_loop_config={"job": job, "board": board, "at_once": at_once},
         scaling_config=ray.train.ScalingConfig(
             num_workers=job.num_workers, use_gpu=job.use_gpu, resources_per_worker=resources
         ),
@@ -206,19 +247,27 @@ def _filesystem(uri: str) -> tuple[pyarrow.fs.FileSystem, str]:
 
 def _train_loop(config: dict[str, Any]) -> None:
     """What each training worker does."""
-    job: TrainJob = config["job"]
+    job: TrainJob
+    job, board, at_once = config["job"], config["board"], config["at_once"]
     context = ray.train.get_context()
-    share = training.Share(context.get_world_rank(), context.get_world_size())
-    examples = shards.load(job.shard_uris, copies=True, exclude_fold=job.test_fold)
-    rows, weights = policy.training_rows(job.policy, examples.columns, [job.test_fold])
-    if len(rows) < len(examples):
-        examples = examples.take(rows)
+    share = Share(context.get_world_rank(), context.get_world_size())
+    index = read_index(job.shard_uris, copies=True, exclude_fold=job.test_fold)
+    taken, weights = policy.training_rows(job.policy, index.columns, [job.test_fold])
+    index = index.take(taken)
+    state, history = _saved()
+    here = context.get_local_world_size() * at_once
+    memory_bytes = state["memory_bytes"] if state else _least(_memory_bytes(job, here), share)
+    rows, words = _rows(index, memory_bytes)
+    if share.rank == 0:
+        board.say.remote(f"{job.name}: {words}")
     vocabulary = Vocabulary.of(shards.all_labels(job.shard_uris)[0])
-    network = _initial_network(job, examples, vocabulary).to(ray.train.torch.get_device())
-    trainer = training.Trainer(
-        examples, vocabulary, job.training, job.seed, _for_workers(network, share), share, weights
-    )
-    history = _restore(network, trainer)
+    start, front_end = beginning(job.training, rows.front_end)
+    network = training.build_network(job.training, rows, vocabulary, job.seed, front_end, start)
+    network = network.to(ray.train.torch.get_device())
+    wrap = training.alone if share.world_size == 1 else ray.train.torch.prepare_model
+    trainer = Trainer(rows, vocabulary, job.training, job.seed, network, front_end, weights, share, wrap)
+    if state:
+        trainer.restore(state["trainer"])
     for epoch in range(len(history), job.training.epochs):
         loss_sum, hits = _sum_over_workers(trainer.epoch(epoch), share, network.mean.device)
         n = trainer.n_segments
@@ -226,53 +275,51 @@ def _train_loop(config: dict[str, Any]) -> None:
         with tempfile.TemporaryDirectory() as folder:
             saved = None
             if share.rank == 0:
-                config["board"].post.remote(job.name, job.training.epochs, history[-1])
-                state = {
-                    "network": network.state_dict(),
-                    "optimizer": trainer.optimizer.state_dict(),
-                    "history": history,
-                }
+                board.post.remote(job.name, job.training.epochs, history[-1])
+                state = {"trainer": trainer.state(), "memory_bytes": memory_bytes, "history": history}
                 torch.save(state, Path(folder, STATE_FILE))
                 saved = ray.train.Checkpoint.from_directory(folder)
             ray.train.report(history[-1], checkpoint=saved)
     if share.rank == 0:
-        _save(job, network, vocabulary, examples, history)
+        _save(job, trainer.trained(), vocabulary, front_end, rows, history)
 
 
-def _initial_network(job: TrainJob, examples: Examples, vocabulary: Vocabulary) -> Network:
-    network = training.build_network(job.training, examples, vocabulary, job.seed)
-    if job.training.init is not None:
-        start = checkpoint.load(checkpoint.find(job.training.init))
-        start.require_front_end(examples.front_end, "the shards")
-        if start.name != job.training.model or start.vocabulary != vocabulary:
-            raise CheckpointMismatchError(
-                f"--init {job.training.init}: a {start.name} of {len(start.vocabulary)} classes; "
-                f"it is to start a {job.training.model} of the {len(vocabulary)} classes of the shards"
-            )
-        network.load_state_dict(start.network.state_dict())
-    return network
+def _memory_bytes(job: TrainJob, workers: int) -> int:
+    """That training rows may take in each of so many workers of this machine."""
+    if job.memory_mb is not None:
+        return job.memory_mb * 1_000_000
+    return int(memory.available(memory.physical_bytes(), memory.cgroup_limits(), workers) * memory.SHARE)
 
 
-def _for_workers(network: Network, share: training.Share) -> torch.nn.Module:
-    return network if share.world_size == 1 else ray.train.torch.prepare_model(network)
+def _least(value: int, share: Share) -> int:
+    """Of all workers: they have to keep their rows alike, whatever their machines."""
+    if share.world_size == 1:
+        return value
+    total = torch.tensor(value, device=ray.train.torch.get_device())
+    torch.distributed.all_reduce(total, torch.distributed.ReduceOp.MIN)
+    return int(total)
 
 
-def _restore(network: Network, trainer: training.Trainer) -> list[dict[str, float]]:
-    """Go back to the last saved epoch, if there is one; gives the metrics of the epochs behind it."""
+def _rows(index: RowIndex, memory_bytes: int) -> tuple[Rows, str]:
+    """The training rows, in memory if they fit; and which it is, in words."""
+    choice = memory.choose(len(index), index.shape, memory_bytes)
+    return MemoryRows(index.load()) if choice.in_memory else StreamedRows(index, memory_bytes), choice.words
+
+
+def _saved() -> tuple[dict[str, Any] | None, list[dict[str, float]]]:
+    """The last saved epoch's state, if there is one, and the metrics of the epochs behind it."""
     saved = ray.train.get_checkpoint()
     if saved is None:
-        return []
+        return None, []
     with saved.as_directory() as folder:
         state = torch.load(Path(folder, STATE_FILE), weights_only=True)
-    network.load_state_dict(state["network"])
-    trainer.optimizer.load_state_dict(state["optimizer"])
-    return state["history"]
+    return state, state["history"]
 
 
-def _sum_over_workers(values: tuple[float, float], share: training.Share, device: torch.device) -> tuple[float, ...]:
+def _sum_over_workers(values: tuple[float, float], share: Share, device: torch.device) -> tuple[float, ...]:
     if share.world_size == 1:
         return values
-    total = torch.tensor(values, device=device)
+    total = torch.tensor(values, device=device, dtype=torch.float64)
     torch.distributed.all_reduce(total)
     return tuple(total.tolist())
 
@@ -281,21 +328,22 @@ def _save(
     job: TrainJob,
     network: Network,
     vocabulary: Vocabulary,
-    examples: Examples,
+    front_end: FrontEnd,
+    rows: Rows,
     history: list[dict[str, float]],
 ) -> None:
-    """The checkpoint and metrics.json of a finished training."""
-    front_end = examples.front_end
-    segment_s = front_end.duration_s(examples.log_mel.shape[2])
+    """The checkpoint, metrics.json and events of a finished training."""
+    segment_s = rows.front_end.duration_s(rows.shape[1])
     how = {
         **asdict(job.training),
         "seed": job.seed,
         "test_fold": job.test_fold,
-        "clips": len(set(examples.columns["clip_id"])),
+        "clips": len(set(rows.columns["clip_id"])),
         "policy": job.policy.to_dict() if job.policy else None,
     }
-    done = Checkpoint(network, job.training.model, front_end, vocabulary, segment_s, how, history[-1])
+    done = Checkpoint(network, cast(str, job.training.model), front_end, vocabulary, segment_s, how, history[-1])
     done.save(storage.join(job.output_uri, checkpoint.FOLDER))
+    event_files.write(job.output_uri, history)
     RunDirectory(job.output_uri).write_json(METRICS, {"epochs": history})
 
 

@@ -10,6 +10,7 @@ import torch
 import torchaudio
 
 from audioclf.audio.frontend import FRONT_ENDS, FrontEnd, get_front_end, log_mel
+from audioclf.torch_front_end import EFFICIENTAT_JITTER, TorchFrontEnd
 from tests.golden import reference
 from tests.golden.signals import signals
 
@@ -46,13 +47,13 @@ def test_panns_are_torchaudios_pictures(spec: FrontEnd) -> None:
     np.testing.assert_allclose(log_mel(samples, spec), 10 * torch.log10(theirs.clamp(min=1e-10)).numpy(), atol=2e-3)
 
 
-def by_kaldi_and_torch(samples: np.ndarray) -> np.ndarray:
+def by_kaldi_and_torch(samples: np.ndarray, f_min_hz: float = 0.0, f_max_hz: float = 15_000.0) -> np.ndarray:
     """EfficientAT's evaluation: torch's STFT and torchaudio's port of Kaldi's filters."""
     sound = torch.from_numpy(samples)
     sound = sound[1:] - 0.97 * sound[:-1]
     window = torch.hann_window(800, periodic=False)
     spectra = torch.stft(sound, 1024, hop_length=320, win_length=800, window=window, center=True, return_complex=True)
-    banks, _ = torchaudio.compliance.kaldi.get_mel_banks(128, 1024, 32_000.0, 0.0, 15_000.0, 100.0, -500.0, 1.0)
+    banks, _ = torchaudio.compliance.kaldi.get_mel_banks(128, 1024, 32_000.0, f_min_hz, f_max_hz, 100.0, -500.0, 1.0)
     mel = torch.nn.functional.pad(banks, (0, 1)) @ spectra.abs().square()
     return ((torch.log(mel + 1e-5) + 4.5) / 5).numpy()
 
@@ -93,6 +94,27 @@ def test_efficientat_is_what_the_published_code_made_of_real_clips(
     assert np.mean(np.abs(ours - theirs) < 1e-4) > 0.9999
     rounded = with_kaldis_filters(monkeypatch)
     np.testing.assert_allclose([log_mel(waveform, rounded) for waveform in waveforms], theirs, atol=1e-4)
+
+
+def test_on_torch_it_is_so_too(shared: Path) -> None:
+    path = shared / "weights" / "mn04_reference.npz"
+    if not path.is_file():
+        pytest.skip("needs weights/mn04_reference.npz below AUDIOCLF_SHARED")
+    with np.load(path) as stored:
+        waveforms, theirs = stored["waveform"], stored["log_mel"]
+    ours = TorchFrontEnd(EFFICIENTAT)(torch.from_numpy(waveforms)).numpy()
+    np.testing.assert_allclose(ours, theirs, atol=2.5e-4)  # as above
+
+
+def test_jittered_it_is_kaldis_filters_of_another_range() -> None:
+    """As EfficientAT is trained: the range of the filters is drawn for each batch."""
+    front_end, samples = TorchFrontEnd(EFFICIENTAT, EFFICIENTAT_JITTER), signals(32_000)["noise"]
+    for seed in range(3):
+        torch.manual_seed(seed)
+        (ours,) = front_end(torch.from_numpy(samples)[None]).numpy()
+        torch.manual_seed(seed)
+        theirs = by_kaldi_and_torch(samples, torch.randint(0, 10, ()).item(), torch.randint(14_001, 16_001, ()).item())
+        np.testing.assert_allclose(ours, theirs, atol=5e-4)  # as without jitter
 
 
 def tensorflow_mel_weights() -> np.ndarray:

@@ -15,6 +15,7 @@ from audioclf.config import Training
 from audioclf.errors import ConfigError
 from audioclf.labels import Vocabulary
 from audioclf.shards import Examples
+from audioclf.training_rows import MemoryRows, Share
 
 SPEC = get_front_end("logmel44k")
 TRIO = Vocabulary(("a", "b", "c"), multi_label=False)
@@ -129,8 +130,8 @@ def test_the_loss_of_mixed_targets_is_the_mixture_of_both_losses(multi_label: bo
     expected = 0.0
     for i in range(4):
         for targets, weight in (ours, weights[i]), (theirs, 1 - weights[i]):
-            expected += float(weight * training._loss(logits[i : i + 1], targets[i : i + 1], multi_label))
-    assert float(training._loss(logits, mixed, multi_label)) == pytest.approx(expected, rel=1e-5)
+            expected += float(weight * training._loss(logits[i : i + 1], targets[i : i + 1], multi_label, 0.0))
+    assert float(training._loss(logits, mixed, multi_label, 0.0)) == pytest.approx(expected, rel=1e-5)
 
 
 # --- masks
@@ -250,12 +251,12 @@ def examples(n: int = 8) -> Examples:
 def test_a_resumed_training_is_the_same_training() -> None:
     """Copies, changes to patches and dropout included."""
     data, how = examples(), Training(epochs=2, batch_size=2, **ALL_ON)
-    network = training.build_network(how, data, TRIO, seed=0)
-    trainer = training.Trainer(data, TRIO, how, 0, network, training.Share())
+    network = training.build_network(how, MemoryRows(data), TRIO, 0, SPEC)
+    trainer = training.Trainer(MemoryRows(data), TRIO, how, 0, network, SPEC, np.ones(len(data)))
     first = trainer.epoch(0)
     again = copy.deepcopy(network)
-    resumed = training.Trainer(data, TRIO, how, 0, again, training.Share())
-    resumed.optimizer.load_state_dict(copy.deepcopy(trainer.optimizer.state_dict()))
+    resumed = training.Trainer(MemoryRows(data), TRIO, how, 0, again, SPEC, np.ones(len(data)))
+    resumed.restore(copy.deepcopy(trainer.state()))
     undisturbed = trainer.epoch(1)
     torch.rand(3)  # whatever was drawn before
     assert resumed.epoch(1) == undisturbed != first
@@ -263,12 +264,12 @@ def test_a_resumed_training_is_the_same_training() -> None:
         assert torch.equal(again.state_dict()[name], weight), name
 
 
-def seen_by(share: training.Share, how: Training) -> torch.Tensor:
+def seen_by(share: Share, how: Training) -> torch.Tensor:
     """What reaches the network in one epoch."""
     data, seen = examples(), []
-    network = training.build_network(how, data, TRIO, seed=0)
+    network = training.build_network(how, MemoryRows(data), TRIO, 0, SPEC)
     network.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    training.Trainer(data, TRIO, how, 0, network, share).epoch(0)
+    training.Trainer(MemoryRows(data), TRIO, how, 0, network, SPEC, np.ones(len(data)), share).epoch(0)
     return torch.cat(seen)
 
 
@@ -277,7 +278,7 @@ def test_workers_draw_their_own_changes() -> None:
     plain = Training(epochs=1, batch_size=4)
     rises = []
     for rank in range(2):
-        share = training.Share(rank, 2)
+        share = Share(rank, 2)
         rise = seen_by(share, how) - seen_by(share, plain)
         rises.append(rise[:, 0, 0])
         assert rise.abs().max() <= 6.0001
@@ -288,11 +289,13 @@ def test_workers_draw_their_own_changes() -> None:
 def test_the_loss_is_of_the_mixed_labels_and_hits_are_of_those_the_clips_have() -> None:
     """By a network that always says a, whose loss is that of its three logits: log Σ exp - 5 · target of a."""
     data, how = examples(), Training(epochs=1, batch_size=4, dropout=0.0, mixup_alpha=1.0)
-    network = training.build_network(how, data, TRIO, seed=0)
+    network = training.build_network(how, MemoryRows(data), TRIO, 0, SPEC)
     with torch.no_grad():
         network.get_parameter("dense2.weight").zero_()
         network.get_parameter("dense2.bias").copy_(torch.tensor([5.0, 0.0, 0.0]))
-    loss, hits = training.Trainer(data, TRIO, how, 0, network, training.Share()).epoch(0)  # of one step
+    loss, hits = training.Trainer(MemoryRows(data), TRIO, how, 0, network, SPEC, np.ones(len(data))).epoch(
+        0
+    )  # of one step
     assert hits == 2  # the clips are of a, b, c, a
     is_a = np.array([1.0, 0.0, 0.0, 1.0])[np.random.default_rng([0, 0]).permutation(4)]
     training.seed_everything(0, 0, 0)

@@ -1,11 +1,14 @@
 """Flags: what each job refuses before any work is done."""
 
+import sys
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from audioclf import config
+from audioclf import cli, config
+from audioclf.config import recipes
 from audioclf.errors import AudioclfError, ConfigError
 
 
@@ -102,3 +105,21 @@ def test_training_of_takes_what_train_and_crossval_share() -> None:
     expected = config.Training(epochs=7, learning_rate=0.5, optimizer="sgd", dropout=0.25)
     assert config.training_of(train(seed=3, **how)) == expected
     assert config.training_of(crossval(seeds=3, **how)) == expected
+
+
+def test_a_recipe_sets_flags_and_those_given_beside_it_win(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[config.TrainConfig] = []
+    pipeline = SimpleNamespace(run=lambda given: seen.append(given) or "ok")
+    monkeypatch.setattr(cli.importlib, "import_module", lambda _: pipeline)
+    argv = ["train", "--shards", "s", "--output", "o", "--recipe", "finetune", "--epochs", "3", "--freeze", "none"]
+    monkeypatch.setattr(sys, "argv", argv)
+    assert cli.run(config.TrainConfig, "train", None) == 0
+    assert (seen[0].epochs, seen[0].freeze, seen[0].shards) == (3, "none", ("s",))
+    assert seen[0].init == recipes.RECIPES["finetune"]["init"]
+    monkeypatch.setattr(sys, "argv", [*argv[:5], "--recipe", "cake"])
+    assert cli.run(config.TrainConfig, "train", None) == 2
+
+
+def test_recipes_set_flags_of_training_alone() -> None:
+    for recipe in recipes.RECIPES.values():
+        config.Training(**recipe)

@@ -87,6 +87,7 @@ def test_the_last_frame_that_is_not_centred_ends_within_the_segment(n_samples: i
 def test_a_segment_of_the_duration_has_so_many_frames(n_frames: int, name: str) -> None:
     spec = get_front_end(name)
     n_samples = round(spec.duration_s(n_frames) * spec.sample_rate)
+    assert spec.n_samples(n_frames) == n_samples
     assert spec.n_frames(n_samples) == n_frames
     if n_frames > 1:
         assert spec.n_frames(n_samples - 1) == n_frames - 1
@@ -245,6 +246,8 @@ def test_a_built_in_one_written_out_is_itself(spec: FrontEnd) -> None:
         ("base: [1]", r"base: \[1\] is unknown"),
         ("base: logmel44k\nn_mels: 64", r"name missing.*differs from logmel44k"),
         ("base: logmel44k\nname: mfcc44k", r"name: mfcc44k is built in, and differs \(n_mfcc 20 against 0\).*another"),
+        ("base: logmel44k\nname: pcm44k", r"name: pcm44k is built in, and keeps waveforms; choose another name"),
+        ("base: pcm44k\nname: x", r"base: 'pcm44k' is unknown; there are: .*logmel44k"),
         ("base: logmel44k\nname: x\nn_mel: 64", r"no field .* called 'n_mel'; perhaps n_mels"),
         ("base: logmel44k\nname: x\ncolour: pink", r"no field .* called 'colour'; there are: name, sample_rate"),
         ("base: logmel44k\nname: 44", r"name: 44 is not text"),

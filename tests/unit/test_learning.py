@@ -9,7 +9,7 @@ import torch
 from sklearn.metrics import average_precision_score, precision_score, recall_score
 from torch import nn
 
-from audioclf import checkpoint, inference, ledger, metrics, models, shards, storage, tagging, training
+from audioclf import checkpoint, inference, ledger, metrics, models, shards, storage, tagging, training, training_input
 from audioclf.audio.frontend import FRONT_ENDS, get_front_end
 from audioclf.checkpoint import Checkpoint
 from audioclf.config import Training
@@ -17,6 +17,7 @@ from audioclf.errors import CheckpointMismatchError, ConfigError, SchemaError, T
 from audioclf.labels import Vocabulary
 from audioclf.rundir import RunDirectory
 from audioclf.shards import Examples
+from audioclf.training_rows import MemoryRows
 
 SPEC = get_front_end("logmel44k")
 PAIR = Vocabulary(("dog", "rain"), multi_label=False)
@@ -34,11 +35,11 @@ def examples(n: int = 12, frames: int = 140) -> Examples:
 
 
 def trainer(data: Examples, network: models.Network, **how: float | int | str) -> training.Trainer:
-    return training.Trainer(data, PAIR, Training(**how), 0, network, training.Share())  # pyright: ignore[reportArgumentType]
+    return training.Trainer(MemoryRows(data), PAIR, Training(**how), 0, network, SPEC, np.ones(len(data)))  # pyright: ignore[reportArgumentType]
 
 
 def network_for(data: Examples, **how: float | int | str) -> models.Network:
-    return training.build_network(Training(**how), data, PAIR, seed=0)  # pyright: ignore[reportArgumentType]
+    return training.build_network(Training(**how), MemoryRows(data), PAIR, 0, SPEC)  # pyright: ignore[reportArgumentType]
 
 
 # --- the network
@@ -77,7 +78,8 @@ def test_statistics_leave_padding_out() -> None:
     padded = Examples(
         SPEC, np.concatenate([data.log_mel, np.full((4, 128, 60), -100, np.float16)], 2), data.valid_frames, {}
     )
-    np.testing.assert_allclose(training.band_statistics(padded), training.band_statistics(data), rtol=1e-6)
+    found, expected = (training_input.band_statistics(MemoryRows(one), SPEC) for one in (padded, data))
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
 def test_unknown_networks_and_band_counts_are_refused() -> None:
@@ -105,12 +107,10 @@ def test_a_resumed_training_is_the_same_training() -> None:
     network = network_for(data)
     learner = trainer(data, network, epochs=3, batch_size=4)
     learner.epoch(0)
-    saved = copy.deepcopy((network.state_dict(), learner.optimizer.state_dict()))
+    saved = copy.deepcopy(learner.state())
     undisturbed = [learner.epoch(1), learner.epoch(2)]
-    again = network_for(data)
-    again.load_state_dict(saved[0])
-    resumed = trainer(data, again, epochs=3, batch_size=4)
-    resumed.optimizer.load_state_dict(saved[1])
+    resumed = trainer(data, network_for(data), epochs=3, batch_size=4)
+    resumed.restore(saved)
     assert [resumed.epoch(1), resumed.epoch(2)] == undisturbed
 
 
@@ -123,7 +123,7 @@ def test_the_loss_is_that_of_the_definition(multi_label: bool) -> None:
         expected = -(targets * np.log(p) + (1 - targets) * np.log(1 - p)).mean(1).sum()
     else:
         expected = -np.log((np.exp(logits) * targets).sum(1) / np.exp(logits).sum(1)).sum()
-    got = training._loss(torch.from_numpy(logits), torch.from_numpy(targets), multi_label)
+    got = training._loss(torch.from_numpy(logits), torch.from_numpy(targets), multi_label, 0.0)
     assert float(got) == pytest.approx(expected)
 
 
@@ -140,7 +140,7 @@ def test_patches_lie_within_the_real_frames() -> None:
     log_mel = torch.arange(300.0).expand(2, 128, 300)  # a frame's value is its index
     valid = np.array([200, 50])
     for where in (0.0, 0.5, 0.999):
-        drawn = training.draw_patches(log_mel, valid, np.array([0, 1]), np.array([where, where]), 128)
+        drawn = training_input.cut_patches(log_mel, valid, np.array([where, where]), 128)
         first = drawn[:, 0, 0].tolist()
         assert first == [np.floor(where * 73), 0]  # 200 − 128 + 1 places; too short: from the start
         assert torch.equal(drawn[0, 5], torch.arange(first[0], first[0] + 128))

@@ -15,6 +15,7 @@ from audioclf.audio.frontend import get_front_end
 from audioclf.config import Training
 from audioclf.labels import Vocabulary
 from audioclf.shards import Examples
+from audioclf.training_rows import MemoryRows, Share
 
 SPEC = get_front_end("logmel44k")
 TRIO = Vocabulary(("a", "b", "c"), multi_label=False)
@@ -42,6 +43,23 @@ def with_copies(clips: int, segments: int, rows: int) -> Examples:
     return Examples(SPEC, np.zeros((len(keys), 128, 1), np.float16), np.ones(len(keys), np.int32), columns)
 
 
+def trainer_of(
+    data: Examples,
+    vocabulary: Vocabulary,
+    how: Training,
+    seed: int,
+    network: models.Network,
+    share: Share | None = None,
+    weights: np.ndarray | None = None,
+) -> training.Trainer:
+    weights = np.ones(len(data)) if weights is None else weights
+    return training.Trainer(MemoryRows(data), vocabulary, how, seed, network, SPEC, weights, share)
+
+
+def network_of(how: Training, data: Examples, vocabulary: Vocabulary = TRIO, seed: int = 0) -> models.Network:
+    return training.build_network(how, MemoryRows(data), vocabulary, seed, SPEC)
+
+
 Step = list[tuple[int, float]]
 """Rows of a step, and where their patches begin."""
 
@@ -50,26 +68,29 @@ def shown(
     monkeypatch: pytest.MonkeyPatch,
     data: Examples,
     epochs: range,
-    share: training.Share = training.Share(),  # noqa: B008 it is frozen
+    share: Share | None = None,
     weights: np.ndarray | None = None,
     seed: int = 0,
 ) -> list[list[Step]]:
     """The steps of each epoch of a new trainer, which does not train."""
     steps: list[Step] = []
 
-    def note(_: training.Trainer, rows: np.ndarray, where: np.ndarray, batch_size: int) -> tuple[float, float]:
+    def note(
+        _: training.Trainer, rows: np.ndarray, pictures: np.ndarray, where: np.ndarray, batch_size: int
+    ) -> torch.Tensor:
         steps.append(list(zip(rows.tolist(), where.tolist(), strict=True)))
         assert ((where >= 0) & (where < 1)).all()
-        return 0.0, 0.0
+        np.testing.assert_array_equal(pictures, data.log_mel[rows])
+        return torch.zeros(2)
 
     monkeypatch.setattr(training.Trainer, "_step", note)
     how = Training(epochs=9, batch_size=4)
-    trainer = training.Trainer(data, TRIO, how, seed, models.build("sbcnn", 128, 3), share, weights)
+    trainer = trainer_of(data, TRIO, how, seed, models.build("sbcnn", 128, 3), share, weights)
     found: list[list[Step]] = []
     for epoch in epochs:
         steps = []
         trainer.epoch(epoch)
-        assert len(steps) == trainer.steps_per_epoch
+        assert len(steps) == math.ceil(trainer.n_segments / how.batch_size)
         found.append(steps)
     return found
 
@@ -78,20 +99,20 @@ def keys_of(data: Examples) -> list[tuple[str, int]]:
     return list(zip(data.columns["clip_id"], data.columns["segment_index"], strict=True))
 
 
-def gradients(share: training.Share, multi_label: bool) -> list[torch.Tensor]:
+def gradients(share: Share, multi_label: bool) -> list[torch.Tensor]:
     """Of the one step of an epoch; no dropout, since workers draw their own."""
     labels = [["a", "b"], ["c"], [], ["b"], ["a"], ["c"]] if multi_label else None
     data, how = examples(6, labels), Training(epochs=1, batch_size=6, dropout=0.0, optimizer="sgd", l2=0.1)
     vocabulary = Vocabulary(TRIO.names, multi_label)
-    network = training.build_network(how, data, vocabulary, seed=0)
-    training.Trainer(data, vocabulary, how, 0, network, share).epoch(0)
+    network = network_of(how, data, vocabulary)
+    trainer_of(data, vocabulary, how, 0, network, share).epoch(0)
     return [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
 
 
 @pytest.mark.parametrize(("workers", "multi_label"), [(2, False), (4, True)])
 def test_the_mean_of_the_workers_gradients_is_that_of_one_worker(workers: int, multi_label: bool) -> None:
-    alone = gradients(training.Share(), multi_label)
-    shares = [gradients(training.Share(rank, workers), multi_label) for rank in range(workers)]
+    alone = gradients(Share(), multi_label)
+    shares = [gradients(Share(rank, workers), multi_label) for rank in range(workers)]
     for i, expected in enumerate(alone):
         mean = torch.stack([share[i] for share in shares]).mean(0)
         torch.testing.assert_close(mean, expected, rtol=1e-3, atol=1e-5)
@@ -116,10 +137,11 @@ def test_the_learning_rate_follows_its_schedule(
 ) -> None:
     how = Training(epochs=2, batch_size=3, learning_rate=0.5, schedule=schedule)  # pyright: ignore[reportArgumentType]
     data = examples(6)
-    network = training.build_network(how, data, TRIO, seed=0)
-    learner = training.Trainer(data, TRIO, how, 0, network, training.Share())
+    network = network_of(how, data, TRIO)
+    learner = trainer_of(data, TRIO, how, 0, network)
     rates: list[float] = []
-    monkeypatch.setattr(learner.optimizer, "step", lambda: rates.append(learner.optimizer.param_groups[0]["lr"]))
+    optimizer = learner._optimizer
+    monkeypatch.setattr(optimizer, "step", lambda: rates.append(optimizer.param_groups[0]["lr"]))
     for epoch in range(2):
         learner.epoch(epoch)
     assert rates == pytest.approx(expected)
@@ -132,7 +154,7 @@ def test_the_learning_rate_follows_its_schedule(
 def test_the_workers_shares_make_up_each_step_of_one_worker(workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
     data, weights = with_copies(5, 3, 4), np.random.default_rng(2).random(60)
     alone = shown(monkeypatch, data, range(2), weights=weights)
-    shares = [shown(monkeypatch, data, range(2), training.Share(r, workers), weights) for r in range(workers)]
+    shares = [shown(monkeypatch, data, range(2), Share(r, workers), weights) for r in range(workers)]
     for epoch in range(2):
         for step, expected in enumerate(alone[epoch]):
             together = [pair for share in shares for pair in share[epoch][step]]
@@ -157,7 +179,7 @@ def test_one_row_a_segment_comes_in_the_order_of_the_generator_alone(monkeypatch
     for epoch, steps in enumerate(shown(monkeypatch, examples(11), range(2), seed=7)):
         rng = np.random.default_rng([7, epoch])
         order, where = rng.permutation(11), rng.random(11)
-        assert [pair for step in steps for pair in step] == [(row, where[row]) for row in order]
+        assert [pair for step in steps for pair in step] == list(zip(order, where, strict=True))
 
 
 def test_a_resumed_epoch_shows_what_it_would_have_shown(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -213,9 +235,9 @@ def test_a_segment_without_any_weight_is_left_out(monkeypatch: pytest.MonkeyPatc
 def test_an_epoch_is_a_loop_written_out_in_plain_torch() -> None:
     """With no change to patches asked for: the same weights bit by bit after two steps, dropout included."""
     how, data = Training(epochs=1, batch_size=3, schedule="constant", l2=0.0), examples(6)
-    network = training.build_network(how, data, TRIO, seed=0)
+    network = network_of(how, data, TRIO)
     reference = copy.deepcopy(network)
-    loss_sum, hits = training.Trainer(data, TRIO, how, 5, network, training.Share()).epoch(0)
+    loss_sum, hits = trainer_of(data, TRIO, how, 5, network).epoch(0)
 
     optimizer = torch.optim.Adam(reference.parameters(), lr=how.learning_rate)
     rng = np.random.default_rng([5, 0])
@@ -223,8 +245,9 @@ def test_an_epoch_is_a_loop_written_out_in_plain_torch() -> None:
     reference.train()
     torch.manual_seed(int(np.random.SeedSequence((5, 0, 0)).generate_state(1)[0]))
     losses, right = [], 0
-    for rows in order[:3], order[3:]:
-        starts = [int(where[row] * 3) for row in rows]  # 130 frames, 128 in a patch
+    for step in slice(3), slice(3, 6):
+        rows = order[step]
+        starts = [int(one * 3) for one in where[step]]  # 130 frames, 128 in a patch
         patches = np.stack([data.log_mel[row, :, at : at + 128] for row, at in zip(rows, starts, strict=True)])
         logits = reference(torch.from_numpy(patches).float())
         classes = torch.tensor([row % 3 for row in rows])
@@ -244,20 +267,20 @@ def test_pictures_may_be_read_only() -> None:
     data = examples(3)
     data.log_mel.flags.writeable = False
     how = Training(epochs=1, batch_size=3)
-    network = training.build_network(how, data, TRIO, seed=0)
+    network = network_of(how, data, TRIO)
     torch.set_warn_always(True)  # not only the first time in a process
     try:
-        training.Trainer(data, TRIO, how, 0, network, training.Share()).epoch(0)
+        trainer_of(data, TRIO, how, 0, network).epoch(0)
         inference.predict(network.eval(), data.log_mel, data.valid_frames, False, 8)
     finally:
         torch.set_warn_always(False)
-    assert training.as_tensor(data.log_mel).data_ptr() == data.log_mel.ctypes.data  # no copy
+    assert inference.as_tensor(data.log_mel).data_ptr() == data.log_mel.ctypes.data  # no copy
 
 
 def test_fresh_weights_depend_on_the_seed_alone() -> None:
     def weights(seed: int) -> torch.Tensor:
         torch.rand(7)  # whatever was drawn before
-        return training.build_network(Training(), examples(3), TRIO, seed).state_dict()["conv1.weight"]
+        return network_of(Training(), examples(3), seed=seed).state_dict()["conv1.weight"]
 
     assert torch.equal(weights(0), weights(0))
     assert not torch.equal(weights(0), weights(1))
@@ -268,8 +291,8 @@ def test_any_of_a_clips_labels_is_a_hit() -> None:
     data = examples(4, [["a", "b"]] * 4)
     vocabulary = Vocabulary(("a", "b", "c"), multi_label=True)
     how = Training(epochs=1, batch_size=4, dropout=0.0)
-    network = training.build_network(how, data, vocabulary, seed=0)
+    network = network_of(how, data, vocabulary)
     with torch.no_grad():
         network.get_parameter("dense2.weight").zero_()
         network.get_parameter("dense2.bias").copy_(torch.tensor([0.0, 5.0, 0.0]))  # always b
-    assert training.Trainer(data, vocabulary, how, 0, network, training.Share()).epoch(0)[1] == 4
+    assert trainer_of(data, vocabulary, how, 0, network).epoch(0)[1] == 4

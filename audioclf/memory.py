@@ -1,0 +1,88 @@
+"""How much memory there is, and whether a set's pictures fit into it. Plain Python."""
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+SHARE = 0.5
+"""Of the memory of a training worker: for training rows; the rest is for the network and what it computes."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Where a training's rows are kept.
+
+    Attributes:
+        in_memory: all at once; or else streamed from the shards.
+        words: what was chosen, and why: a line for the log.
+    """
+
+    in_memory: bool
+    words: str
+
+
+def choose(n_rows: int, shape: tuple[int, int], memory_bytes: int) -> Choice:
+    """Keep rows in memory if they fit. All workers of a training have to choose alike: with the same memory_bytes.
+
+    Args:
+        n_rows: to train on, copies included.
+        shape: [M, T] of a picture.
+        memory_bytes: that rows may take in each worker: by default SHARE of what is `available`.
+    """
+    in_memory = fits(n_rows, shape, memory_bytes)
+    size = f"{n_rows:,} training rows of {shape[0]} × {shape[1]} take {_gb(picture_bytes(n_rows, shape))}"
+    where = "held in memory" if in_memory else "streamed from the shards"
+    return Choice(in_memory, f"{size} and may take {_gb(memory_bytes)}: {where}")
+
+
+def fits(n_rows: int, shape: tuple[int, int], memory_bytes: int) -> bool:
+    """Whether the pictures of so many rows take no more than this."""
+    return picture_bytes(n_rows, shape) <= memory_bytes
+
+
+def picture_bytes(n_rows: int, shape: tuple[int, int]) -> int:
+    """Of pictures in float16, or of waveforms in int16."""
+    return n_rows * shape[0] * shape[1] * 2
+
+
+def available(physical_bytes: int, limits: Iterable[int], workers: int = 1) -> int:
+    """Bytes for each of some workers on one machine: of the least of its memory and the limits, an equal part."""
+    return min([physical_bytes, *limits]) // workers
+
+
+def physical_bytes() -> int:
+    """Memory of this machine."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def cgroup_limits(root: Path = Path("/")) -> list[int]:
+    """Bytes that Linux control groups (version 1 or 2) allow this process: its own group's, and those above it.
+
+    Args:
+        root: of the file system.
+
+    Returns:
+        No limits where none are set, or there are no control groups.
+    """
+    groups = root / "proc/self/cgroup"
+    limits = []
+    for line in groups.read_text().splitlines() if groups.is_file() else []:
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            mount, name = root / "sys/fs/cgroup", "memory.max"
+        elif "memory" in controllers.split(","):
+            mount, name = root / "sys/fs/cgroup/memory", "memory.limit_in_bytes"
+        else:
+            continue
+        # In a container the path may be that outside, of which only the mount's own limit is to be seen.
+        below = [part for part in path.split("/") if part]
+        for depth in range(len(below) + 1):
+            file = mount.joinpath(*below[:depth], name)
+            text = file.read_text().strip() if file.is_file() else "max"
+            limits += [] if text == "max" else [int(text)]
+    return limits
+
+
+def _gb(n_bytes: int) -> str:
+    return f"{n_bytes / 1e9:.2f} GB"
