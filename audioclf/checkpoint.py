@@ -11,14 +11,18 @@ from safetensors import SafetensorError
 
 from audioclf import models, rundir, storage
 from audioclf.audio import pcm
-from audioclf.audio.frontend import FrontEnd
+from audioclf.audio.frontend import FrontEnd, get_front_end
 from audioclf.audio.pcm import AnyFrontEnd, Pcm
 from audioclf.errors import CheckpointMismatchError, ClipError, ConfigError, SchemaError
 from audioclf.labels import Vocabulary
-from audioclf.models import Network
+from audioclf.models import Network, pretrained
+from audioclf.models.pretrained import Published
 
 FOLDER, WEIGHTS, DESCRIPTION = "checkpoint", "model.safetensors", "checkpoint.json"
 VERSION = "1"
+
+WEIGHTS_FILES = (".pt", ".pth")
+"""What files of published weights end in."""
 
 
 @dataclass(frozen=True)
@@ -77,25 +81,52 @@ class Checkpoint:
             raise CheckpointMismatchError(f"front end of the checkpoint against that of {where}: {difference}")
 
 
-def find(path_or_uri: str) -> str:
-    """The checkpoint folder a user means: the folder itself, or that of a run of jobs/train.py.
+def find(path_or_uri: str, name: str | None = None) -> str:
+    """Where the checkpoint is that a user means, as `load` takes it, also in another process.
+
+    Args:
+        path_or_uri: a checkpoint folder; the run directory of jobs/train.py; NAME, a published network, which is
+            fetched; NAME:FILE, one with its weights in a file; or a .pt or .pth file alone.
+        name: of the network that such a file is of.
 
     Raises:
-        ConfigError: neither holds a checkpoint.
+        ConfigError: there is no such thing.
     """
+    if name and path_or_uri.endswith(WEIGHTS_FILES) and name in pretrained.PUBLISHED:
+        path_or_uri = f"{name}:{path_or_uri}"
+    if published := pretrained.named(path_or_uri):
+        return _find_published(*published)
     uri = storage.to_uri(path_or_uri)
     for candidate in (uri, storage.join(uri, FOLDER)):
         if storage.exists(storage.join(candidate, DESCRIPTION)):
             return candidate
-    raise ConfigError(f"{path_or_uri}: no checkpoint here ({DESCRIPTION} and {WEIGHTS}); train one with jobs/train.py")
+    known = ", ".join(pretrained.PUBLISHED)
+    if path_or_uri.endswith(WEIGHTS_FILES):
+        raise ConfigError(f"{path_or_uri}: weights of which network? Give NAME:{path_or_uri}, NAME one of {known}")
+    raise ConfigError(
+        f"{path_or_uri}: no checkpoint here ({DESCRIPTION} and {WEIGHTS}); train one with jobs/train.py, or name a "
+        f"published network, NAME or NAME:FILE: {known}"
+    )
+
+
+def _find_published(published: Published, file_uri: str | None) -> str:
+    if file_uri is None:
+        pretrained.fetch(published)
+        return published.name
+    if not storage.exists(file_uri):
+        raise ConfigError(f"{published.name}:{storage.display(file_uri)}: no such file")
+    return f"{published.name}:{file_uri}"
 
 
 def load(uri: str) -> Checkpoint:
-    """Read a checkpoint folder.
+    """Read a checkpoint folder, or a published network: NAME or NAME:FILE.
 
     Raises:
         SchemaError: a file is missing, damaged or of another version.
+        ConfigError: weights of a published network that can't be fetched or read, or are of another.
     """
+    if published := pretrained.named(uri):
+        return _load_published(*published)
     description = rundir.read_json(storage.join(uri, DESCRIPTION))
     if description is None or description.get("version") != VERSION:
         raise SchemaError(f"{storage.display(uri)}: no checkpoint of version {VERSION}")
@@ -113,6 +144,14 @@ def load(uri: str) -> Checkpoint:
     return Checkpoint(network.eval(), name, front_end, vocabulary, segment_s, training, metrics)
 
 
+def _load_published(published: Published, file_uri: str | None) -> Checkpoint:
+    """One trained on AudioSet, with its 527 classes."""
+    network = pretrained.load(published, file_uri)
+    front_end, training = get_front_end(published.front_end), {"published": published.url}
+    classes = pretrained.vocabulary()
+    return Checkpoint(network, published.network, front_end, classes, pretrained.SEGMENT_S, training, {})
+
+
 def _read_weights(uri: str, network: Network) -> dict[str, torch.Tensor]:
     weights_uri = storage.join(uri, WEIGHTS)
     try:
@@ -125,9 +164,9 @@ def _read_weights(uri: str, network: Network) -> dict[str, torch.Tensor]:
     return state
 
 
-def load_for(path_or_uri: str) -> Checkpoint:
+def load_for(path_or_uri: str, name: str | None = None) -> Checkpoint:
     """`load(find(…))` for the driver: a damaged checkpoint named by the user is a ConfigError."""
     try:
-        return load(find(path_or_uri))
+        return load(find(path_or_uri, name))
     except SchemaError as error:
         raise ConfigError(str(error)) from error

@@ -224,7 +224,7 @@ def build_network(
 
 def require_start(training: Training, start: Checkpoint, front_end: FrontEnd) -> None:
     """Raise CheckpointMismatchError unless a training can begin with these weights, on pictures of this front end."""
-    start.require_front_end(front_end, "what is to be trained on")
+    start.require_front_end(front_end, "the pictures to train on")
     name = model_name(training, start)
     if start.name != name:
         raise CheckpointMismatchError(f"--init {training.init}: a {start.name}; it is to start a {name}")

@@ -17,6 +17,11 @@ from audioclf.models.network import Network
 
 BLOCK_DROPOUT = 0.2
 
+# Channels, stride.
+_V1_LAYERS = [(64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *[(512, 1)] * 5, (1024, 2), (1024, 1)]
+# Expansion, channels, repeats, stride of the first.
+_V2_LAYERS = [(1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 2), (6, 160, 3, 1), (6, 320, 1, 1)]
+
 
 class Panns(Network):
     """What they share: normalisation of each band, the pooling over frequency and time, and the two dense layers."""
@@ -127,7 +132,7 @@ class MobileNetV1(Panns):
     def __init__(self, n_mels: int, n_classes: int, dropout: float | None = None):
         super().__init__("mobilenetv1", n_mels)
         layers, n_in = [_full(1, 32, 2, nn.ReLU)], 32
-        for n_out, stride in [(64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *[(512, 1)] * 5, (1024, 2), (1024, 1)]:  # fmt: skip
+        for n_out, stride in _V1_LAYERS:
             depthwise = _full(n_in, n_in, stride, nn.ReLU, groups=n_in)
             layers.append(nn.Sequential(*depthwise, *_pointwise(n_in, n_out, nn.ReLU)))
             n_in = n_out
@@ -151,8 +156,7 @@ class MobileNetV2(Panns):
         super().__init__("mobilenetv2", n_mels)
         layers: list[nn.Module] = [_full(1, 32, 2, nn.ReLU6)]
         n_in = 32
-        rows = [(1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 2), (6, 160, 3, 1), (6, 320, 1, 1)]
-        for expansion, n_out, repeats, stride in rows:
+        for expansion, n_out, repeats, stride in _V2_LAYERS:
             for i in range(repeats):
                 layers.append(_InvertedResidual(n_in, n_out, stride if i == 0 else 1, expansion))
                 n_in = n_out

@@ -7,6 +7,7 @@ import io
 import logging
 import os
 import pickle
+import urllib.parse
 import urllib.request
 from dataclasses import dataclass
 from importlib import resources
@@ -18,7 +19,7 @@ import torch
 
 from audioclf import models, storage
 from audioclf.audio.frontend import FrontEnd, get_front_end
-from audioclf.errors import AudioclfError, ClipError, ConfigError
+from audioclf.errors import ClipError, ConfigError, StorageError
 from audioclf.labels import Vocabulary
 from audioclf.models.network import Network
 
@@ -104,6 +105,20 @@ def vocabulary() -> Vocabulary:
     return Vocabulary(tuple(name for _, name in rows), multi_label=True, mids=tuple(mid for mid, _ in rows))
 
 
+def named(text: str) -> tuple[Published, str | None] | None:
+    """What NAME or NAME:FILE stands for, FILE as a URI; None for anything else, also for a folder of that name.
+
+    Raises:
+        ConfigError: NAME: without a file.
+    """
+    name, colon, file = text.partition(":")
+    if name not in PUBLISHED or Path(text).is_dir():
+        return None
+    if colon and not file:
+        raise ConfigError(f"{text}: no file after the colon; {name}:FILE, or {name} alone to have it fetched")
+    return PUBLISHED[name], storage.to_uri(file) if colon else None
+
+
 def cache_folder() -> Path:
     """Where fetched files are kept."""
     return Path(os.environ.get(CACHE_VARIABLE) or DEFAULT_CACHE).expanduser()
@@ -117,8 +132,8 @@ def fetch(published: Published) -> Path:
     """
     if published.digest is None:
         raise ConfigError(
-            f"{published.name}: published at {published.url}; its digest is not known here, so it is not fetched: fetch "
-            f"it yourself and give {published.name}:FILE"
+            f"{published.name}: published at {published.url}; its digest is not known here, so it is not fetched: "
+            f"fetch it yourself and give {published.name}:FILE"
         )
     path = cache_folder() / published.file_name
     if not path.is_file():
@@ -142,9 +157,7 @@ def _download(published: Published, digest: str, path: Path) -> None:
             found = f"{hasher.name}:{hasher.hexdigest()}"
             if found != digest:
                 raise ConfigError(_by_hand(published, path, f"what came is {found}, not {digest}"))
-    except (OSError, http.client.HTTPException, AudioclfError) as error:
-        if isinstance(error, ConfigError):
-            raise
+    except (OSError, http.client.HTTPException, StorageError) as error:
         raise ConfigError(_by_hand(published, path, str(error))) from error
 
 
@@ -212,9 +225,10 @@ def _first_line(error: Exception) -> str:
 
 def _numpy_arrays() -> list[Any]:
     """What arrays of numbers are pickled by: PANNs' files keep the state of their training's sampler so."""
-    array, scalar = np.empty(0).__reduce__()[0], np.float64().__reduce__()[0]  # pyright: ignore[reportIndexIssue]
-    names = [(function, f"numpy.{core}.multiarray.{function.__name__}") for function in (array, scalar) for core in ("core", "_core")]
-    return [*names, np.ndarray, np.dtype, *{type(np.dtype(kind)) for kind in "?bhilqBHILQefd"}]
+    functions = {"_reconstruct": np.empty(0).__reduce__()[0], "scalar": np.float64().__reduce__()[0]}
+    modules = ("numpy.core.multiarray", "numpy._core.multiarray")  # before and since numpy 2
+    named = [(function, f"{module}.{name}") for name, function in functions.items() for module in modules]
+    return [*named, np.ndarray, np.dtype, *{type(np.dtype(kind)) for kind in "?bhilqBHILQefd"}]
 
 
 def _without_front_end(state: dict[str, Any], front_end: FrontEnd, where: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from audioclf import checkpoint, policy, rundir, shards, storage
 from audioclf.config import CrossvalConfig, Training, training_of
 from audioclf.errors import ConfigError
 from audioclf.labels import Vocabulary
-from audioclf.pipelines import compare, evaluate, train
+from audioclf.pipelines import compare, evaluate, train, train_checks
 from audioclf.pipelines import policy as learn_policy
 from audioclf.pipelines.train import TrainJob
 from audioclf.policy import Policy
@@ -30,9 +30,9 @@ def run(config: CrossvalConfig) -> str:
     """Train what is not yet trained, predict each fold by the networks that never saw it, measure."""
     storage.reach(*config.shards, config.output, *filter(None, [config.baseline]))
     shard_uris = tuple(storage.to_uri(uri) for uri in config.shards)
-    how = train.resolved(training_of(config))
+    how = train_checks.resolved(training_of(config))
     chosen = policy.read(config.policy) if config.policy and config.policy != LEARN else None
-    train.check(shard_uris, how, None, chosen)
+    train_checks.check(shard_uris, how, None, chosen)
     labels, row_folds = shards.all_labels(shard_uris)
     folds = sorted({fold for fold in row_folds if fold is not None})
     if len(folds) < 2:

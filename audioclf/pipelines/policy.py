@@ -19,7 +19,7 @@ from audioclf.audio.augment import ORIGINAL
 from audioclf.config import PolicyConfig, Training, training_of
 from audioclf.errors import ConfigError
 from audioclf.labels import Vocabulary
-from audioclf.pipelines import cluster, train
+from audioclf.pipelines import cluster, train_checks
 from audioclf.policy import Policy, training_rows
 from audioclf.policy_learning import Design, Learned
 from audioclf.rundir import RunDirectory
@@ -36,8 +36,8 @@ def run(config: PolicyConfig) -> str:
     """Learn the policy for one test fold; what the trainings found is kept beside it, and a rerun goes on."""
     storage.reach(*config.shards, config.output)
     shard_uris = tuple(storage.to_uri(uri) for uri in config.shards)
-    how = train.resolved(training_of(config))
-    train.check(shard_uris, how, config.test_fold)
+    how = train_checks.resolved(training_of(config))
+    train_checks.check(shard_uris, how, config.test_fold)
     output = storage.to_uri(config.output)
     stem = output.removesuffix(".yaml").removesuffix(".yml")
     if stem == output:
@@ -225,7 +225,7 @@ def _train(examples: Examples, how: Training, seed: int, one: PolicyTraining, ch
     columns = examples.columns
     vocabulary = Vocabulary.of(columns["labels"])
     rows, weights = training_rows(chosen, columns, one.without)
-    start, front_end = train.beginning(how, examples.front_end)
+    start, front_end = train_checks.beginning(how, examples.front_end)
     # The same random numbers in every run of a repetition: what differs is the augmentation.
     network = training.fit(
         MemoryRows(examples.take(rows)), vocabulary, how, seed + one.repetition, front_end, weights, start

@@ -3,12 +3,10 @@
 import logging
 import math
 import tempfile
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
-import pyarrow.compute as pc
 import pyarrow.fs
 import ray
 import ray.train
@@ -16,20 +14,17 @@ import ray.train.torch
 import torch
 from ray.exceptions import RayError
 
-from audioclf import checkpoint, event_files, front_ends, memory, models, policy, rundir, s3, shards, storage, training
+from audioclf import checkpoint, event_files, memory, policy, rundir, s3, shards, storage, training
 from audioclf.audio.frontend import FrontEnd
-from audioclf.audio.pcm import AnyFrontEnd
 from audioclf.checkpoint import Checkpoint
 from audioclf.config import TrainConfig, Training, training_of
-from audioclf.errors import ConfigError
 from audioclf.labels import Vocabulary
 from audioclf.models import Network
-from audioclf.pipelines import cluster
+from audioclf.pipelines import cluster, train_checks
 from audioclf.policy import Policy
 from audioclf.row_index import RowIndex, read_index
 from audioclf.rundir import RunDirectory
 from audioclf.training import Trainer
-from audioclf.training_input import TrainingInput
 from audioclf.training_rows import MemoryRows, Rows, Share, StreamedRows
 
 log = logging.getLogger("audioclf")
@@ -63,9 +58,9 @@ def run(config: TrainConfig) -> str:
     """Train one network on all folds but one."""
     storage.reach(*config.shards, config.output)
     shard_uris = tuple(storage.to_uri(uri) for uri in config.shards)
-    how = resolved(training_of(config))
+    how = train_checks.resolved(training_of(config))
     chosen = policy.read(config.policy) if config.policy else None
-    check(shard_uris, how, config.test_fold, chosen)
+    train_checks.check(shard_uris, how, config.test_fold, chosen)
     directory = RunDirectory(config.output)
     job = TrainJob(
         "train",
@@ -106,59 +101,6 @@ def run(config: TrainConfig) -> str:
         directory.at(checkpoint.FOLDER) if directory.uri.startswith("s3:") else f"{directory}/checkpoint",
     )
     return "ok"
-
-
-def resolved(how: Training) -> Training:
-    """With the network named that is to be trained, so that run directories say it.
-
-    Raises:
-        ConfigError: no such network, or nothing to start from.
-    """
-    start = checkpoint.load_for(how.init) if how.init else None
-    name = training.model_name(how, start)
-    models.check_name(name)
-    return replace(how, model=name)
-
-
-def beginning(how: Training, stored: AnyFrontEnd) -> tuple[Checkpoint | None, FrontEnd]:
-    """The weights a training begins with, if any, and the front end of its pictures.
-
-    Args:
-        how: it is trained.
-        stored: the front end of the shards.
-    """
-    start = checkpoint.load(checkpoint.find(how.init)) if how.init else None
-    chosen = front_ends.read_of_pictures(how.frontend) if how.frontend else None
-    return start, training.front_end_of(stored, start, chosen)
-
-
-def check(shard_uris: Sequence[str], how: Training, test_fold: int | None, chosen: Policy | None = None) -> None:
-    """Find on the driver what would fail on every worker, and what would let training see the test clips.
-
-    Raises:
-        ConfigError: no shards or no such fold; a policy with transform sets that the shards lack; clips of one source
-            in different folds.
-        CheckpointMismatchError: weights to start from that are for another front end or network.
-    """
-    first = shards.committed_files(shard_uris[0])[0]
-    stored = shards.front_end_of(shards.read_metadata(first), first)
-    start, front_end = beginning(how, stored)
-    TrainingInput(how, stored, front_end, None, torch.device("cpu"))
-    if start:
-        training.require_start(how, start, front_end)
-    rows = shards.read_columns(shard_uris, ["fold", "source_id", "transform_set"])
-    folds = set(rows["fold"].unique().to_pylist())
-    if test_fold is not None and test_fold not in folds:
-        known = ", ".join(str(fold) for fold in sorted(fold for fold in folds if fold is not None))
-        raise ConfigError(f"--test-fold {test_fold}: the shards have the folds {known or 'none'}")
-    if chosen and (lacking := set(chosen.transform_sets) - set(rows["transform_set"].unique().to_pylist())):
-        raise ConfigError(f"--policy: the shards hold no copies of {', '.join(sorted(lacking))}; extract with it")
-    spread = rows.group_by("source_id").aggregate([("fold", "count_distinct", pc.CountOptions(mode="all"))])
-    if several := spread.filter(pc.field("fold_count_distinct") > 1)["source_id"].to_pylist():
-        raise ConfigError(
-            f"clips of one source lie in different folds ({len(several)} sources, the first is {min(several)}): "
-            "training would hear the sources it is tested on; make the manifest with --folds N, or --source-regex"
-        )
 
 
 def train_all(jobs: list[TrainJob], at_once: int) -> None:
@@ -261,7 +203,7 @@ def _train_loop(config: dict[str, Any]) -> None:
     if share.rank == 0:
         board.say.remote(f"{job.name}: {words}")
     vocabulary = Vocabulary.of(shards.all_labels(job.shard_uris)[0])
-    start, front_end = beginning(job.training, rows.front_end)
+    start, front_end = train_checks.beginning(job.training, rows.front_end)
     network = training.build_network(job.training, rows, vocabulary, job.seed, front_end, start)
     network = network.to(ray.train.torch.get_device())
     wrap = training.alone if share.world_size == 1 else ray.train.torch.prepare_model

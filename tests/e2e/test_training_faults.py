@@ -20,7 +20,7 @@ RATE = 44_100
 
 @pytest.fixture(scope="module")
 def flags(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
-    """A training's flags but for --output: two workers, 60 epochs, with all that depends on random numbers."""
+    """A training's flags but for --output: two workers, 25 epochs, with all that depends on random numbers."""
     folder = tmp_path_factory.mktemp("training")
     rng = np.random.default_rng(0)
     for name in ("a", "b"):
@@ -31,7 +31,7 @@ def flags(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
     jobs.succeed("manifest", "--input", str(folder / "clips"), "--output", manifest)
     jobs.succeed("extract", "--manifest", manifest, "--output", shards)
     return (
-        "train", "--shards", shards, "--epochs", "60", "--batch-size", "4", "--num-workers", "2",
+        "train", "--shards", shards, "--epochs", "25", "--batch-size", "4", "--num-workers", "2",
         "--mixup-alpha", "0.3", "--roll-s", "0.1", "--ema", "0.9", "--warmup-epochs", "2",
     )  # fmt: skip
 

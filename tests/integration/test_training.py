@@ -11,9 +11,9 @@ import pytest
 from sklearn.metrics import accuracy_score, average_precision_score
 
 from audioclf import checkpoint, shards, storage
-from audioclf.config import CrossvalConfig, EvaluateConfig, TagConfig, TrainConfig
-from audioclf.errors import ConfigError
-from audioclf.pipelines import crossval, evaluate, tag, train
+from audioclf.config import CrossvalConfig, EvaluateConfig, ExtractConfig, TagConfig, TrainConfig
+from audioclf.errors import CheckpointMismatchError, ConfigError
+from audioclf.pipelines import crossval, evaluate, extract, tag, train
 
 EPOCHS = 3
 
@@ -90,6 +90,45 @@ def _check_metrics(measured: dict, rows: list[dict]) -> None:
     )
     low, high = measured["accuracy_ci95"]
     assert 0 <= low <= measured["accuracy"] <= high <= 1
+
+
+def test_a_network_of_waveforms_is_one_of_their_pictures(
+    manifest_file: str, extracted: str, trained: str, tmp_path: Path
+) -> None:
+    """Trained on shards of samples, measured on those and on shards of pictures: the same but for 16 bits."""
+    waves, output = str(tmp_path / "waves"), str(tmp_path / "run")
+    assert extract.run(ExtractConfig(manifest=manifest_file, output=waves, frontend="pcm44k")) == "ok"
+    how = {"test_fold": 1, "epochs": EPOCHS, "batch_size": 4, "roll_s": 0.1, "gain_db": 3.0, "wave_mixup_alpha": 0.5}
+    assert train.run(TrainConfig(shards=(waves,), output=output, **how)) == "ok"
+    assert checkpoint.load(checkpoint.find(output)).front_end.name == "logmel44k"
+    found = []
+    for i, shards_uri in enumerate((waves, extracted)):
+        measured = str(tmp_path / f"evaluate-{i}")
+        evaluate.run(EvaluateConfig(shards=(shards_uri,), checkpoint=output, output=measured, test_fold=1))
+        rows = pq.read_table(Path(measured, "predictions.parquet")).to_pylist()
+        found.append({row["clip_id"]: row["probabilities"] for row in rows})
+    assert len(found[0]) == len(found[1]) > 10
+    for clip_id, probabilities in found[0].items():
+        np.testing.assert_allclose(probabilities, found[1][clip_id], atol=0.02)
+    with pytest.raises(ConfigError, match="leave it out"):
+        train.run(TrainConfig(shards=(extracted,), output=str(tmp_path / "x"), frontend="panns32k"))
+    with pytest.raises(ConfigError, match="extract pcm32k or pcm44k"):
+        train.run(TrainConfig(shards=(extracted,), output=str(tmp_path / "x"), mel_jitter=True))
+
+
+def test_a_training_goes_on_from_a_checkpoint_of_the_same_front_end(
+    trained: str, extracted: str, tmp_path: Path
+) -> None:
+    output = str(tmp_path / "run")
+    config = TrainConfig(shards=(extracted,), output=output, init=trained, freeze="backbone", epochs=1, batch_size=4)
+    assert train.run(config) == "ok"
+    before, after = (checkpoint.load(checkpoint.find(run)).network.state_dict() for run in (trained, output))
+    changed = {name for name, value in after.items() if not np.array_equal(value, before[name])}
+    assert changed == {"dense2.weight", "dense2.bias"}
+    assert (Path(output) / "events.out.tfevents.training").stat().st_size > 0
+    other = TrainConfig(shards=(extracted,), output=str(tmp_path / "x"), init=trained, model="crnn")
+    with pytest.raises(CheckpointMismatchError, match="a sbcnn; it is to start a crnn"):
+        train.run(other)
 
 
 def test_a_fold_that_does_not_exist_is_refused(extracted: str, tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 import copy
 import math
 from collections import Counter
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,12 +12,15 @@ import torch
 import torch.nn.functional as F
 from scipy.stats import chisquare
 
-from audioclf import inference, models, training
+from audioclf import inference, models, shards, storage, training
 from audioclf.audio.frontend import get_front_end
+from audioclf.checkpoint import Checkpoint
 from audioclf.config import Training
+from audioclf.errors import CheckpointMismatchError
 from audioclf.labels import Vocabulary
+from audioclf.row_index import read_index
 from audioclf.shards import Examples
-from audioclf.training_rows import MemoryRows, Share
+from audioclf.training_rows import MemoryRows, Share, StreamedRows
 
 SPEC = get_front_end("logmel44k")
 TRIO = Vocabulary(("a", "b", "c"), multi_label=False)
@@ -296,3 +301,69 @@ def test_any_of_a_clips_labels_is_a_hit() -> None:
         network.get_parameter("dense2.weight").zero_()
         network.get_parameter("dense2.bias").copy_(torch.tensor([0.0, 5.0, 0.0]))  # always b
     assert trainer_of(data, vocabulary, how, 0, network).epoch(0)[1] == 4
+
+
+def test_streamed_rows_train_as_those_in_memory(tmp_path: Path) -> None:
+    """In windows that hold all rows, with row groups of two, copies and weights: the same weights in the end."""
+    data = examples(12)
+    with (
+        storage.create((tmp_path / "data" / "unit-0.parquet").as_uri()) as file,
+        shards.Writer(file, SPEC, 129 * SPEC.hop_length, "", buffer_bytes=2 * 128 * 130 * 2) as writer,
+    ):
+        for i, picture in enumerate(data.log_mel):
+            row = {
+                "clip_id": str(i // 3), "uri": "", "segment_index": 0, "start_s": 0.0, "copy_index": i % 3,
+                "transform_set": "ts" if i % 3 else "none", "transform_params": "{}", "valid_frames": 130,
+                "labels": ["abc"[i // 3 % 3]], "fold": 1, "source_id": str(i // 3), "flags": [], "content_digest": "",
+            }  # fmt: skip
+            writer.add(row, picture.astype(np.float32))
+        writer.finish({})
+    index = read_index([str(tmp_path)], copies=True)
+    how, weights = Training(epochs=2, batch_size=3, mixup_alpha=0.5), np.tile([1.0, 0.5, 2.0], 4)
+    ends = []
+    for rows in (MemoryRows(index.load()), StreamedRows(index, 1 << 30)):
+        network = training.build_network(how, rows, TRIO, 0, SPEC)
+        trainer = training.Trainer(rows, TRIO, how, 0, network, SPEC, weights)
+        ends.append(([trainer.epoch(0), trainer.epoch(1)], trainer.trained().state_dict()))
+    assert ends[0][0] == ends[1][0]
+    assert all(torch.equal(value, ends[1][1][name]) for name, value in ends[0][1].items())
+
+
+def test_weights_to_start_from_keep_all_but_a_head_for_other_classes() -> None:
+    data, how = examples(3), Training(init="x", dropout=0.0)
+    start = Checkpoint(network_of(how, data, seed=5), "sbcnn", SPEC, TRIO, 3.0, {}, {})
+    same = training.build_network(how, MemoryRows(data), TRIO, 0, SPEC, start).state_dict()
+    assert all(torch.equal(value, same[name]) for name, value in start.network.state_dict().items())
+    other = training.build_network(how, MemoryRows(data), Vocabulary(("a", "b"), False), 0, SPEC, start)
+    differing = {
+        name
+        for name, value in other.state_dict().items()
+        if value.shape != same[name].shape or not torch.equal(value, same[name])
+    }
+    assert differing == {"dense2.weight", "dense2.bias"}
+    assert other.n_classes == 2
+    with pytest.raises(CheckpointMismatchError, match="a sbcnn; it is to start a crnn"):
+        training.build_network(replace(how, model="crnn"), MemoryRows(data), TRIO, 0, SPEC, start)
+    with pytest.raises(CheckpointMismatchError, match="hop_length 1024 against 320"):
+        training.build_network(how, MemoryRows(data), TRIO, 0, get_front_end("panns32k"), start)
+
+
+def test_the_running_average_is_what_is_kept() -> None:
+    data, how = examples(6), Training(epochs=1, batch_size=2, ema=0.5)
+    network = network_of(how, data)
+    learner = trainer_of(data, TRIO, how, 0, network)
+    learner.epoch(0)
+    kept = learner.trained()
+    assert kept is not network
+    assert not torch.equal(kept.get_parameter("dense2.weight"), network.get_parameter("dense2.weight"))
+    resumed = trainer_of(data, TRIO, how, 0, network_of(how, data))
+    resumed.restore(learner.state())
+    assert torch.equal(resumed.trained().get_parameter("dense2.weight"), kept.get_parameter("dense2.weight"))
+
+
+def test_label_smoothing_is_torchs_and_for_several_labels_half_way() -> None:
+    logits, targets = torch.randn(4, 3), torch.eye(3)[[0, 1, 2, 0]]
+    expected = F.cross_entropy(logits, targets.argmax(1), reduction="sum", label_smoothing=0.2)
+    torch.testing.assert_close(training._loss(logits, targets, False, 0.2), expected)
+    expected = F.binary_cross_entropy(torch.sigmoid(logits), 0.8 * targets + 0.1, reduction="sum") / 3
+    torch.testing.assert_close(training._loss(logits, targets, True, 0.2), expected)

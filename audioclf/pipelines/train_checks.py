@@ -1,0 +1,98 @@
+"""What the driver makes sure of before a training begins."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+
+from audioclf import checkpoint, front_ends, models, shards, training
+from audioclf.audio.frontend import FrontEnd
+from audioclf.audio.pcm import AnyFrontEnd
+from audioclf.checkpoint import Checkpoint
+from audioclf.config import Training
+from audioclf.errors import ConfigError
+from audioclf.policy import Policy
+from audioclf.training_input import TrainingInput
+
+log = logging.getLogger("audioclf")
+
+
+def resolved(how: Training) -> Training:
+    """With the network named that is to be trained, so that run directories say it.
+
+    Raises:
+        ConfigError: no such network, or nothing to start from.
+    """
+    start = checkpoint.load_for(how.init, how.model) if how.init else None
+    name = training.model_name(how, start)
+    models.check_name(name)
+    return replace(how, model=name)
+
+
+def beginning(how: Training, stored: AnyFrontEnd) -> tuple[Checkpoint | None, FrontEnd]:
+    """The weights a training begins with, if any, and the front end of its pictures.
+
+    Args:
+        how: it is trained.
+        stored: the front end of the shards.
+    """
+    start = checkpoint.load(checkpoint.find(how.init, how.model)) if how.init else None
+    chosen = front_ends.read_of_pictures(how.frontend) if how.frontend else None
+    return start, training.front_end_of(stored, start, chosen)
+
+
+def check(shard_uris: Sequence[str], how: Training, test_fold: int | None, chosen: Policy | None = None) -> None:
+    """Find on the driver what would fail on every worker, and what would let training see the test clips.
+
+    Raises:
+        ConfigError: no shards or no such fold; a policy with transform sets that the shards lack; clips of one source
+            in different folds; a single class.
+        CheckpointMismatchError: weights to start from that are for another front end or network.
+    """
+    first = shards.committed_files(shard_uris[0])[0]
+    stored = shards.front_end_of(shards.read_metadata(first), first)
+    start, front_end = beginning(how, stored)
+    TrainingInput(how, stored, front_end, None, torch.device("cpu"))
+    if start:
+        training.require_start(how, start, front_end)
+    rows = shards.read_columns(shard_uris, ["fold", "source_id", "transform_set", "labels"])
+    _check_classes(rows.select(["fold", "labels"]))
+    folds = set(rows["fold"].unique().to_pylist())
+    if test_fold is not None and test_fold not in folds:
+        known = ", ".join(str(fold) for fold in sorted(fold for fold in folds if fold is not None))
+        raise ConfigError(f"--test-fold {test_fold}: the shards have the folds {known or 'none'}")
+    if chosen and (lacking := set(chosen.transform_sets) - set(rows["transform_set"].unique().to_pylist())):
+        raise ConfigError(f"--policy: the shards hold no copies of {', '.join(sorted(lacking))}; extract with it")
+    spread = rows.group_by("source_id").aggregate([("fold", "count_distinct", pc.CountOptions(mode="all"))])
+    if several := spread.filter(pc.field("fold_count_distinct") > 1)["source_id"].to_pylist():
+        raise ConfigError(
+            f"clips of one source lie in different folds ({len(several)} sources, the first is {min(several)}): "
+            "training would hear the sources it is tested on; make the manifest with --folds N, or --source-regex"
+        )
+
+
+def _check_classes(rows: pa.Table) -> None:
+    """Refuse a single class; warn of those that a cross-validation can't learn, or can't test."""
+    rows = rows.filter(pc.field("fold").is_valid()) if rows["fold"].null_count < len(rows) else rows
+    pairs = pa.table(
+        {"label": pc.list_flatten(rows["labels"]), "fold": rows["fold"].take(pc.list_parent_indices(rows["labels"]))}
+    )
+    folds_of = pairs.group_by("label").aggregate([("fold", "distinct", pc.CountOptions(mode="all"))]).sort_by("label")
+    names = folds_of["label"].to_pylist()
+    if len(names) < 2:
+        raise ConfigError(f"the shards have {names or 'no labels'}: a network tells two classes or more apart")
+    n_folds = len(pc.unique(rows["fold"]))
+    partly = [
+        f"{name} ({'fold ' + str(folds[0]) + ' alone' if len(folds) == 1 else f'{len(folds)} folds'})"
+        for name, folds in zip(names, folds_of["fold_distinct"].to_pylist(), strict=True)
+        if len(folds) < n_folds
+    ]
+    if partly:
+        log.warning(
+            "%d of %d classes are not in every one of the %d folds: %s; what is tested on the only fold of a class is "
+            "tested without its having been learned",
+            len(partly), len(names), n_folds, ", ".join(partly[:10]) + (" …" if len(partly) > 10 else ""),
+        )  # fmt: skip
