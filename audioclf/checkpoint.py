@@ -92,7 +92,8 @@ def find(path_or_uri: str, name: str | None = None) -> str:
     Raises:
         ConfigError: there is no such thing.
     """
-    if name and path_or_uri.endswith(WEIGHTS_FILES) and name in pretrained.PUBLISHED:
+    is_file = path_or_uri.endswith(WEIGHTS_FILES) and not pretrained.named(path_or_uri)
+    if is_file and name in pretrained.PUBLISHED:
         path_or_uri = f"{name}:{path_or_uri}"
     if published := pretrained.named(path_or_uri):
         return _find_published(*published)
@@ -127,6 +128,7 @@ def load(uri: str) -> Checkpoint:
     """
     if published := pretrained.named(uri):
         return _load_published(*published)
+    uri = storage.to_uri(uri)
     description = rundir.read_json(storage.join(uri, DESCRIPTION))
     if description is None or description.get("version") != VERSION:
         raise SchemaError(f"{storage.display(uri)}: no checkpoint of version {VERSION}")

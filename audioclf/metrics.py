@@ -51,9 +51,9 @@ def describe(probabilities: np.ndarray, targets: np.ndarray, names: tuple[str, .
         names: [C].
 
     Returns:
-        `accuracy`; `mean_average_precision` over the classes that occur; `per_class` with precision, recall, average
-        precision (None where the class does not occur) and number of clips; `confusion` [C][C], rows the true class,
-        where every clip has one label.
+        `accuracy`; `calibration_error`; `mean_average_precision` over the classes that occur; `per_class` with
+        precision, recall, average precision (None where the class does not occur) and number of clips; `confusion`
+        [C][C], rows the true class, where every clip has one label.
     """
     predicted = np.eye(len(names), dtype=int)[probabilities.argmax(1)]
     precision, recall, _, _ = precision_recall_fscore_support(targets, predicted, zero_division=0)  # pyright: ignore[reportArgumentType]
@@ -64,6 +64,7 @@ def describe(probabilities: np.ndarray, targets: np.ndarray, names: tuple[str, .
     ]
     described: dict[str, Any] = {
         "accuracy": accuracy(probabilities, targets),
+        "calibration_error": calibration_error(probabilities, targets),
         "clips": len(targets),
         "mean_average_precision": float(np.mean([value for value in precisions if value is not None])),
         "per_class": {
@@ -80,6 +81,31 @@ def describe(probabilities: np.ndarray, targets: np.ndarray, names: tuple[str, .
         true, guessed = targets.argmax(1), probabilities.argmax(1)
         described["confusion"] = confusion_matrix(true, guessed, labels=range(len(names))).tolist()
     return described
+
+
+CALIBRATION_BINS = 15
+
+
+def calibration_error(probabilities: np.ndarray, targets: np.ndarray) -> float:
+    """How far probabilities are from the shares of clips for which they are right: the mean over clips, within bins.
+
+    Where every clip has one label, of the likeliest class; otherwise of each class by itself, and the mean of these.
+
+    Args:
+        probabilities: [N, C].
+        targets: [N, C] of zeros and ones.
+
+    Source: C. Guo et al., "On Calibration of Modern Neural Networks" (2017), arXiv 1706.04599: bins of equal width.
+    """
+    if (targets.sum(1) == 1).all():
+        return _binned_error(probabilities.max(1), hits(probabilities, targets))
+    return float(np.mean([_binned_error(p, t) for p, t in zip(probabilities.T, targets.T, strict=True)]))
+
+
+def _binned_error(probabilities: np.ndarray, right: np.ndarray) -> float:
+    bins = np.clip(np.ceil(probabilities * CALIBRATION_BINS).astype(int) - 1, 0, CALIBRATION_BINS - 1)
+    # |sum of p − number right| of a bin is its size times the distance of its means.
+    return float(np.abs(np.bincount(bins, probabilities - right)).sum() / len(right))
 
 
 def hits(probabilities: np.ndarray, targets: np.ndarray) -> np.ndarray:
