@@ -119,6 +119,13 @@ def _find_published(published: Published, file_uri: str | None) -> str:
     return f"{published.name}:{file_uri}"
 
 
+def uris(path_or_uri: str) -> list[str]:
+    """The paths and URIs that `find` will look for, for storage.reach: none of a published network's name alone."""
+    if published := pretrained.named(path_or_uri):
+        return [uri for uri in published[1:] if uri]
+    return [path_or_uri]
+
+
 def load(uri: str) -> Checkpoint:
     """Read a checkpoint folder, or a published network: NAME or NAME:FILE.
 

@@ -15,7 +15,7 @@ N_HIDDEN = 64
 
 
 class CRNN(Network):
-    """320,686 parameters at 10 classes; 222 million multiplications for 128 bands and 216 frames.
+    """319,410 parameters at 10 classes; 222 million multiplications for 128 bands and 216 frames.
 
     For small sets, trained on a CPU. Four convolutions, of which the first halves both sides of the picture, each with
     batch norm and ReLU, the others then with max-pooling; the mean over what is left of the bands; a GRU over time,

@@ -7,6 +7,8 @@ import io
 import logging
 import os
 import pickle
+import struct
+import urllib.error
 import urllib.parse
 import urllib.request
 from dataclasses import dataclass
@@ -146,9 +148,10 @@ def fetch(published: Published) -> Path:
 def _download(published: Published, digest: str, path: Path) -> None:
     log.info("fetching %s into %s", published.url, path.parent)
     hasher = hashlib.new(digest.partition(":")[0], usedforsecurity=False)
+    request = urllib.request.Request(published.url, headers={"User-Agent": "audioclf"})
     try:
         with (
-            urllib.request.urlopen(published.url, timeout=TIMEOUT_S) as response,
+            urllib.request.urlopen(request, timeout=TIMEOUT_S) as response,
             storage.create(storage.to_uri(str(path))) as file,
         ):
             while block := response.read(1 << 20):
@@ -158,6 +161,8 @@ def _download(published: Published, digest: str, path: Path) -> None:
             if found != digest:
                 raise ConfigError(_by_hand(published, path, f"what came is {found}, not {digest}"))
     except (OSError, http.client.HTTPException, StorageError) as error:
+        if isinstance(error, urllib.error.HTTPError):
+            error.close()
         raise ConfigError(_by_hand(published, path, str(error))) from error
 
 
@@ -201,10 +206,12 @@ def _read(uri: str) -> dict[str, Any]:
     """The tensors of a file by torch.save, by name. Nothing but tensors and numbers is unpickled."""
     where = storage.display(uri)
     try:
-        with torch.serialization.safe_globals(_numpy_arrays()):
-            found = torch.load(io.BytesIO(storage.read_bytes(uri)), map_location="cpu", weights_only=True)
+        data = storage.read_bytes(uri)
     except ClipError as error:
         raise ConfigError(f"{where}: {error.message}") from error
+    try:
+        with torch.serialization.safe_globals(_numpy_arrays()):
+            found = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ConfigError(f"{where}: refused: damaged, or it holds more than weights: {_first_line(error)}") from error
     except _DAMAGE as error:
@@ -215,8 +222,10 @@ def _read(uri: str) -> dict[str, Any]:
     return state
 
 
-_DAMAGE = (RuntimeError, EOFError, ValueError, TypeError, LookupError, AttributeError, AssertionError, OSError)
-"""What torch.load raises for a file cut off or overwritten."""
+_DAMAGE = (
+    RuntimeError, EOFError, OSError, ValueError, LookupError, TypeError, AttributeError, AssertionError, struct.error,
+)  # fmt: skip
+"""What torch.load raises, besides UnpicklingError, for files cut off or overwritten."""
 
 
 def _first_line(error: Exception) -> str:

@@ -48,7 +48,9 @@ class TimmNetwork(Network):
         super().__init__(n_mels)
         self.backbone = _backbone(name)
         self.dropout = nn.Dropout(dropout or 0.0)
-        self.classifier = nn.Linear(_embedding_size(self.backbone, name, n_mels, self.min_frames), n_classes)
+        # More frames than the least, so that no multiple of a patch is all it takes.
+        n_embedding = _embedding_size(self.backbone, name, n_mels, self.min_frames + 13)
+        self.classifier = nn.Linear(n_embedding, n_classes)
 
     def embed(self, log_mel: torch.Tensor) -> torch.Tensor:
         return self.backbone(self.standardise(log_mel))
@@ -92,7 +94,8 @@ def _embedding_size(backbone: nn.Module, name: str, n_mels: int, n_frames: int) 
         with torch.no_grad():
             shape = backbone.eval()(torch.zeros(1, 1, n_mels, n_frames)).shape
     except _REFUSALS as error:
-        raise ConfigError(f"timm:{name}: does not take pictures of {n_mels} bands: {error}") from error
+        size = f"{n_mels} bands and {n_frames} frames"
+        raise ConfigError(f"timm:{name}: does not take pictures of {size}: {error}") from error
     backbone.train(training)
     if len(shape) != 2:
         raise ConfigError(f"timm:{name}: gives {list(shape)} where [1, features] should be: no network for classes")

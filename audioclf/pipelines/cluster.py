@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import time
 
 from audioclf.errors import AudioclfError
@@ -43,6 +44,7 @@ def connect(num_cpus: int | None = None) -> None:
         runtime_env = {"env_vars": {CHECKSUMS: "when_required"}} if submitted else None  # else workers inherit it
     if not submitted:
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # one process less; nobody takes this node
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     ray.init(
         address=os.environ.get("RAY_ADDRESS", "local"),
         num_cpus=num_cpus,
@@ -51,6 +53,7 @@ def connect(num_cpus: int | None = None) -> None:
         log_to_driver=False,
         runtime_env=runtime_env,
     )
+    signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own prints a stack and aborts
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False

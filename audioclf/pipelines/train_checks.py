@@ -77,14 +77,13 @@ def check(shard_uris: Sequence[str], how: Training, test_fold: int | None, chose
 def _check_classes(rows: pa.Table) -> None:
     """Refuse a single class; warn of those that a cross-validation can't learn, or can't test."""
     rows = rows.filter(pc.field("fold").is_valid()) if rows["fold"].null_count < len(rows) else rows
-    pairs = pa.table(
-        {"label": pc.list_flatten(rows["labels"]), "fold": rows["fold"].take(pc.list_parent_indices(rows["labels"]))}
-    )
+    labels = rows["labels"].combine_chunks()
+    pairs = pa.table({"label": labels.flatten(), "fold": rows["fold"].take(labels.value_parent_indices())})
     folds_of = pairs.group_by("label").aggregate([("fold", "distinct", pc.CountOptions(mode="all"))]).sort_by("label")
     names = folds_of["label"].to_pylist()
     if len(names) < 2:
         raise ConfigError(f"the shards have {names or 'no labels'}: a network tells two classes or more apart")
-    n_folds = len(pc.unique(rows["fold"]))
+    n_folds = len(rows["fold"].unique())
     partly = [
         f"{name} ({'fold ' + str(folds[0]) + ' alone' if len(folds) == 1 else f'{len(folds)} folds'})"
         for name, folds in zip(names, folds_of["fold_distinct"].to_pylist(), strict=True)

@@ -64,7 +64,15 @@ def _kill_driver(jobs: Jobs, driver: subprocess.Popen[str], command: tuple[str, 
     jobs.succeed(*command)
 
 
-@pytest.mark.parametrize("kill", [_kill_worker, _kill_driver])
+def _stop_driver(jobs: Jobs, driver: subprocess.Popen[str], command: tuple[str, ...]) -> None:
+    driver.send_signal(signal.SIGTERM)  # as `ray job stop` does
+    _, log = driver.communicate(timeout=60)
+    assert driver.returncode == 130, log
+    assert "run the same command again to go on" in log
+    jobs.succeed(*command)
+
+
+@pytest.mark.parametrize("kill", [_kill_worker, _kill_driver, _stop_driver])
 def test_a_killed_training_goes_on_and_ends_as_the_undisturbed_one(
     kill: Callable[[Jobs, subprocess.Popen[str], tuple[str, ...]], None],
     jobs: Jobs,

@@ -93,8 +93,8 @@ def test_mn04_names_what_there_is_to_hear(mn04: Checkpoint, published: dict[str,
 
 
 def batch_norm(x: torch.Tensor, state: State, name: str) -> torch.Tensor:
-    names = ("running_mean", "running_var", "weight", "bias")
-    return F.batch_norm(x, *(state[f"{name}.{key}"] for key in names))
+    mean, variance, weight, bias = (state[f"{name}.{k}"] for k in ("running_mean", "running_var", "weight", "bias"))
+    return F.batch_norm(x, mean, variance, weight, bias)
 
 
 def mean_pool(x: torch.Tensor, stride: int) -> torch.Tensor:

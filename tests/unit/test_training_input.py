@@ -70,7 +70,8 @@ def test_statistics_of_waveforms_are_those_of_their_pictures() -> None:
     columns = {name: [str(i) for i in range(3)] for name in ("clip_id",)}
     valid = np.array([stored.shape[2], RATE, 2 * RATE])
     rows = MemoryRows(Examples(PCM, stored, valid, columns))
-    pictures = [log_mel(pcm.from_int16(one[0]), SPEC)[:, : SPEC.n_frames(int(n))] for one, n in zip(stored, valid)]
+    pictures = [log_mel(pcm.from_int16(one), SPEC) for one in stored[:, 0]]
+    pictures = [one[:, : SPEC.n_frames(int(n))] for one, n in zip(pictures, valid, strict=True)]
     together = np.concatenate(pictures, axis=1)
     mean, std = training_input.band_statistics(rows, SPEC)
     np.testing.assert_allclose(mean, together.mean(1), atol=0.02)
