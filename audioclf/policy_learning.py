@@ -1,6 +1,6 @@
 """Learn for which class which transform set helps, from trainings laid out as a two-level factorial design.
 
-A `design` says which sets each class is augmented with in each training. The trainings' `log_loss` of their validation
+A `design` says which sets each class is augmented with in each training. The trainings' log-loss of their validation
 clips goes into `learn`, which estimates what each set changes for each class (`changes`), pulls classes with little
 evidence towards what the set does to all classes (`shrink`), and makes a policy of what is left.
 """
@@ -21,7 +21,6 @@ TOTAL_WEIGHT = 4.0
 """Weight of all augmented copies of a segment together, against the original's 1."""
 MAX_P_HARM = 0.5
 """A set that more probably than this harms a class is not used for it."""
-MIN_PROBABILITY = 1e-7
 MIN_SE = 1e-6
 """Nats: below it a standard error is rounding, as where every clip of a class is certain in every training."""
 MIN_SOURCES = 2
@@ -97,25 +96,6 @@ def _policy_of_run(transform_sets: Sequence[str], classes: Sequence[str], signs:
     weight = 2 * total / len(transform_sets)
     on = [[name for name, sign in zip(transform_sets, row, strict=False) if sign > 0] for row in signs]
     return Policy({label: dict.fromkeys(sets, weight) for label, sets in zip(classes, on, strict=True)})
-
-
-def log_loss(probabilities: np.ndarray, targets: np.ndarray, multi_label: bool) -> np.ndarray:
-    """How surprised a network is by each clip's labels, in nats.
-
-    Args:
-        probabilities: [N, C], taken as 1e-7 at least (and 1 - 1e-7 at most where `multi_label`).
-        targets: [N, C] of zeros and ones, one 1 a row unless `multi_label`.
-        multi_label: binary cross-entropy, its mean over the classes.
-
-    Returns:
-        [N] float64.
-    """
-    # float64 first: in float32, 1 - 1e-7 is some 20 % off
-    probabilities = np.asarray(probabilities, np.float64)
-    if not multi_label:
-        return -np.log(np.maximum((probabilities * targets).sum(1), MIN_PROBABILITY))
-    probabilities = np.clip(probabilities, MIN_PROBABILITY, 1 - MIN_PROBABILITY)
-    return -np.log(np.where(np.asarray(targets) > 0, probabilities, 1 - probabilities)).mean(1)
 
 
 @dataclass(frozen=True, eq=False)

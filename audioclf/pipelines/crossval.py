@@ -132,7 +132,7 @@ def _mean_over_seeds(runs: list[dict[str, Any]]) -> dict[str, Any]:
     measured = dict(runs[0])
     if len(runs) > 1:
         measured["accuracy_per_seed"] = [one["accuracy"] for one in runs]
-        for key in ("accuracy", "mean_average_precision"):
+        for key in ("accuracy", "calibration_error", "log_loss", "mean_average_precision"):
             measured[key] = float(np.mean([one[key] for one in runs]))
         measured["accuracy_ci95"] = np.mean([one["accuracy_ci95"] for one in runs], axis=0).tolist()
         measured["accuracy_per_fold"] = {

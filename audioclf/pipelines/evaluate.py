@@ -132,7 +132,7 @@ def measure(clips: list[ClipPrediction], vocabulary: Vocabulary) -> dict[str, An
     folds = sorted({clip.fold for clip in clips if clip.fold is not None})
     in_fold = {fold: np.array([clip.fold == fold for clip in clips]) for fold in folds}
     return {
-        **metrics.describe(probabilities, targets, vocabulary.names),
+        **metrics.describe(probabilities, targets, vocabulary.names, vocabulary.multi_label),
         "accuracy_ci95": metrics.accuracy_ci95(probabilities, targets, [clip.source_id for clip in clips]),
         "accuracy_per_fold": {
             str(fold): metrics.accuracy(probabilities[rows], targets[rows]) for fold, rows in in_fold.items()

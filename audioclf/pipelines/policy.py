@@ -14,7 +14,7 @@ import numpy as np
 import ray
 from ray.exceptions import RayError
 
-from audioclf import heat_map, inference, policy_learning, rundir, shards, storage, training, waveforms
+from audioclf import heat_map, inference, metrics, policy_learning, rundir, shards, storage, training, waveforms
 from audioclf.audio.augment import ORIGINAL
 from audioclf.config import PolicyConfig, Training, training_of
 from audioclf.errors import ConfigError
@@ -250,7 +250,7 @@ def _clip_losses(examples: Examples, probabilities: np.ndarray, vocabulary: Voca
     np.add.at(sums, clip, probabilities)
     columns = [[examples.columns[name][i] for i in first] for name in ("fold", "source_id", "labels")]
     mean = sums / np.bincount(clip)[:, None]
-    losses = policy_learning.log_loss(mean, vocabulary.targets(columns[2]), vocabulary.multi_label)
+    losses = metrics.log_loss(mean, vocabulary.targets(columns[2]), vocabulary.multi_label)
     return [list(row) for row in zip(clip_ids.tolist(), *columns, losses.tolist(), strict=True)]
 
 

@@ -79,7 +79,7 @@ def n_parameters(network: nn.Module) -> int:
     ("name", "n_classes", "expected"),
     [
         ("sbcnn", 10, 241_434),
-        ("crnn", 10, 319_410),
+        ("crnn", 10, 540_594),
         ("cnn6", 527, 4_837_455),
         ("cnn10", 527, 5_219_279),
         ("cnn14", 527, 80_753_615),
@@ -143,7 +143,8 @@ def test_too_few_bands_are_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "n"), [("crnn", 20), ("crnn", 64), ("mn04", 20), ("cnn10", 128), ("timm:test_resnet", 64)]
+    ("name", "n"),
+    [("crnn", 16), ("crnn", 20), ("crnn", 63), ("crnn", 256), ("mn04", 20), ("cnn10", 128), ("timm:test_resnet", 64)],
 )
 def test_other_numbers_of_bands_are_taken(name: str, n: int) -> None:
     with torch.inference_mode():

@@ -4,7 +4,6 @@ import itertools
 
 import numpy as np
 import pytest
-from sklearn import metrics
 
 from audioclf import policy_learning
 from audioclf.errors import ConfigError, TrainingError
@@ -102,28 +101,6 @@ def test_no_or_repeated_names_are_refused(sets: list[str], classes: list[str]) -
         policy_learning.design(sets, classes, 0)
     with pytest.raises(ConfigError, match="stands for all others"):
         policy_learning.design(["ts"], ["a", "*"], 0)
-
-
-def test_log_loss_equals_scikit_learn() -> None:
-    rng = np.random.default_rng(0)
-    probabilities = rng.dirichlet(np.ones(4), 20)
-    targets = np.eye(4)[rng.integers(0, 4, 20)]
-    expected = [
-        metrics.log_loss([y], [p], labels=[0, 1, 2, 3]) for y, p in zip(targets.argmax(1), probabilities, strict=True)
-    ]
-    np.testing.assert_allclose(policy_learning.log_loss(probabilities, targets, False), expected, rtol=1e-12)
-
-    many = (rng.random((20, 4)) < 0.4).astype(float)
-    expected = [metrics.log_loss(y, p, labels=[0, 1]) for y, p in zip(many, probabilities, strict=True)]
-    np.testing.assert_allclose(policy_learning.log_loss(probabilities, many, True), expected, rtol=1e-12)
-
-
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_log_loss_is_bounded(dtype: type) -> None:
-    """A network that is certain and wrong loses ln(1e7) = 16.118, in each number format."""
-    wrong, targets = np.array([[1, 0]], dtype), np.array([[0, 1]], dtype)
-    assert policy_learning.log_loss(wrong, targets, False) == pytest.approx([16.11809565])
-    assert policy_learning.log_loss(wrong, targets, True) == pytest.approx([16.11809565])
 
 
 def test_effects_without_noise_are_found_exactly() -> None:
