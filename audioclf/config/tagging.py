@@ -12,7 +12,7 @@ class TagConfig:
     input: str
     """Folder, s3://bucket/prefix or manifest file with the recordings."""
     checkpoint: str
-    """Checkpoint directory, or the run directory of jobs/train.py."""
+    """Checkpoint directory, the run directory of jobs/train.py, or a published network: NAME (mn04), NAME:FILE."""
     output: str
     """Directory to write: ledger/, runs/TIME/. The same command again tags what is new or changed."""
     window_s: float | None = None

@@ -207,7 +207,7 @@ class EvaluateConfig:
     shards: tuple[str, ...]
     """Run directories of jobs/extract.py, one or several."""
     checkpoint: str
-    """Checkpoint directory, or the run directory of jobs/train.py."""
+    """Checkpoint directory, the run directory of jobs/train.py, or a published network: NAME (mn04), NAME:FILE."""
     output: str
     """Run directory to write: metrics.json, predictions.parquet."""
     test_fold: int | None = None

@@ -26,7 +26,7 @@ PREDICTIONS, METRICS = "predictions.parquet", "metrics.json"
 
 def run(config: EvaluateConfig) -> str:
     """Measure one checkpoint on one fold, or on every clip."""
-    storage.reach(*config.shards, config.checkpoint, config.output)
+    storage.reach(*config.shards, *checkpoint.uris(config.checkpoint), config.output)
     shard_uris = tuple(storage.to_uri(uri) for uri in config.shards)
     uri = checkpoint.find(config.checkpoint)
     loaded = checkpoint.load_for(config.checkpoint)

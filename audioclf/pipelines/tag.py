@@ -26,7 +26,7 @@ RUNS, MANIFEST = "runs", "manifest.parquet"
 def run(config: TagConfig) -> str:
     """List, leave out what the ledger knows, tag the rest, bring the ledger up to date."""
     began = time.monotonic()
-    storage.reach(config.input, config.checkpoint, config.output)
+    storage.reach(config.input, *checkpoint.uris(config.checkpoint), config.output)
     uri = checkpoint.find(config.checkpoint)
     loaded = checkpoint.load_for(config.checkpoint)
     output = RunDirectory(config.output)
