@@ -72,7 +72,7 @@ def _stop_driver(jobs: Jobs, driver: subprocess.Popen[str], command: tuple[str, 
     jobs.succeed(*command)
 
 
-@pytest.mark.parametrize("kill", [_kill_worker, _kill_driver, _stop_driver])
+@pytest.mark.parametrize("kill", [_kill_worker, pytest.param(_kill_driver, marks=pytest.mark.heavy), _stop_driver])
 def test_a_killed_training_goes_on_and_ends_as_the_undisturbed_one(
     kill: Callable[[Jobs, subprocess.Popen[str], tuple[str, ...]], None],
     jobs: Jobs,

@@ -300,6 +300,7 @@ def test_the_memory_format_does_not_matter(name: str) -> None:
         require_near(plain(batch), network(batch), 1e-3)
 
 
+@pytest.mark.heavy  # test_export.py writes each of them to files and compares these
 @pytest.mark.parametrize("name", SMALL)
 @pytest.mark.parametrize("n_frames", [9, 100])
 def test_networks_are_exported(name: str, n_frames: int) -> None:
