@@ -80,9 +80,7 @@ class BatchAugment:
         if self.gain:
             patches = gain(patches, self.gain * (2 * torch.rand(n, device=device) - 1))
         if self.mixup_alpha:
-            # Of a small alpha, most draws are too close to 0 or 1 for what the sampler does in float32.
-            alpha = torch.tensor(self.mixup_alpha, dtype=torch.float64, device=device)
-            weights = torch.distributions.Beta(alpha, alpha).sample((n,)).to(patches.dtype)
+            weights = mixture_weights(self.mixup_alpha, n, device).to(patches.dtype)
             partners = torch.randperm(n, device=device)
             patches, targets = mix(patches, partners, weights), mix(targets, partners, weights)
         if self.mask_bands or self.mask_frames:
@@ -120,6 +118,12 @@ def gain(patches: torch.Tensor, amounts: torch.Tensor) -> torch.Tensor:
     So are padding and silence, which no recording level would lift off the front end's floor.
     """
     return patches + amounts[:, None, None]
+
+
+def mixture_weights(alpha: float, n: int, device: torch.device) -> torch.Tensor:
+    """[n] float64 of Beta(alpha, alpha): of a small alpha, most are too close to 0 or 1 to be drawn in float32."""
+    parameter = torch.tensor(alpha, dtype=torch.float64, device=device)
+    return torch.distributions.Beta(parameter, parameter).sample((n,))
 
 
 def mix(values: torch.Tensor, partners: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:

@@ -20,7 +20,7 @@ def predict(
 
     Args:
         network: in evaluation mode.
-        log_mel: [N, M, T] float16 or float32, dB.
+        log_mel: [N, M, T] float16 or float32, of the network's front end.
         valid_frames: [N].
         multi_label: sigmoid instead of softmax.
         batch_size: patches in a forward pass.

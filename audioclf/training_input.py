@@ -26,7 +26,7 @@ class TrainingInput:
     Args:
         training: which changes.
         stored: the front end of the shards.
-        spec: the front end of the network; the same, but where shards hold waveforms.
+        spec: the front end of the network: the same, or of waveforms of its rate; see `training.front_end_of`.
         patch_frames: of the network.
         device: that it is on.
 
@@ -41,7 +41,6 @@ class TrainingInput:
         self._pictures = BatchAugment.of(training, spec, of_waveforms=isinstance(stored, Pcm))
         self._front_end: TorchFrontEnd | None = None
         if isinstance(stored, Pcm):
-            waveforms.require(stored, spec)
             self._waveforms = WaveformAugment.of(training, spec.sample_rate)
             self._front_end = TorchFrontEnd(spec, EFFICIENTAT_JITTER if training.mel_jitter else None).to(device)
         elif training.wave_mixup_alpha or training.mel_jitter:

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 
-from audioclf.batch_augment import mix
+from audioclf.batch_augment import mix, mixture_weights
 from audioclf.config import Training
 
 
@@ -63,9 +63,7 @@ class WaveformAugment:
         if self.gain_db:
             waveforms = gain(waveforms, self.gain_db * (2 * torch.rand(n, device=device) - 1))
         if self.mixup_alpha and self.mixup_probability:
-            # Of a small alpha, most draws are too close to 0 or 1 for what the sampler does in float32.
-            alpha = torch.tensor(self.mixup_alpha, dtype=torch.float64, device=device)
-            drawn = torch.distributions.Beta(alpha, alpha).sample((n,))
+            drawn = mixture_weights(self.mixup_alpha, n, device)
             alone = torch.rand(n, device=device) >= self.mixup_probability
             weights = torch.maximum(drawn, 1 - drawn).to(waveforms.dtype).masked_fill(alone, 1)
             partners = torch.randperm(n, device=device)

@@ -30,15 +30,15 @@ def run(config: CrossvalConfig) -> str:
     """Train what is not yet trained, predict each fold by the networks that never saw it, measure."""
     storage.reach(*config.shards, config.output, *filter(None, [config.baseline]))
     shard_uris = tuple(storage.to_uri(uri) for uri in config.shards)
-    how = train_checks.resolved(training_of(config))
     chosen = policy.read(config.policy) if config.policy and config.policy != LEARN else None
-    train_checks.check(shard_uris, how, None, chosen)
+    how = train_checks.check(shard_uris, training_of(config), None, chosen)
     labels, row_folds = shards.all_labels(shard_uris)
     folds = sorted({fold for fold in row_folds if fold is not None})
     if len(folds) < 2:
         raise ConfigError(
             f"crossval needs clips in two folds or more; make the manifest with --folds N (found {folds})"
         )
+    vocabulary = Vocabulary.of(labels)
     directory = RunDirectory(config.output)
     binding = {
         "shards": rundir.bindings(shard_uris),
@@ -50,6 +50,7 @@ def run(config: CrossvalConfig) -> str:
         (seed, fold): TrainJob(
             name=f"seed-{seed}-fold-{fold}",
             shard_uris=shard_uris,
+            vocabulary=vocabulary,
             output_uri=directory.at("trainings", f"seed-{seed}-fold-{fold}"),
             training=how,
             test_fold=fold,
@@ -81,7 +82,7 @@ def run(config: CrossvalConfig) -> str:
     for seed in range(config.seeds):
         of_fold = {fold: storage.join(jobs[seed, fold].output_uri, checkpoint.FOLDER) for fold in folds}
         per_seed.append(evaluate.predict(shard_uris, of_fold, EVALUATION_BATCH, num_actors=0))
-    measured = _mean_over_seeds([evaluate.measure(clips, Vocabulary.of(labels)) for clips in per_seed])
+    measured = _mean_over_seeds([evaluate.measure(clips, vocabulary) for clips in per_seed])
     evaluate.write_predictions(directory, dict(enumerate(per_seed)))
     directory.write_json(evaluate.METRICS, measured)
     directory.finish({"job": "crossval", "status": "ok", "trainings": len(jobs), "clips": measured["clips"]})

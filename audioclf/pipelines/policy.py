@@ -36,8 +36,7 @@ def run(config: PolicyConfig) -> str:
     """Learn the policy for one test fold; what the trainings found is kept beside it, and a rerun goes on."""
     storage.reach(*config.shards, config.output)
     shard_uris = tuple(storage.to_uri(uri) for uri in config.shards)
-    how = train_checks.resolved(training_of(config))
-    train_checks.check(shard_uris, how, config.test_fold)
+    how = train_checks.check(shard_uris, training_of(config), config.test_fold)
     output = storage.to_uri(config.output)
     stem = output.removesuffix(".yaml").removesuffix(".yml")
     if stem == output:

@@ -42,6 +42,7 @@ class TrainJob:
 
     name: str
     shard_uris: tuple[str, ...]
+    vocabulary: Vocabulary
     output_uri: str
     training: Training
     test_fold: int | None
@@ -58,13 +59,13 @@ def run(config: TrainConfig) -> str:
     """Train one network on all folds but one."""
     storage.reach(*config.shards, config.output)
     shard_uris = tuple(storage.to_uri(uri) for uri in config.shards)
-    how = train_checks.resolved(training_of(config))
     chosen = policy.read(config.policy) if config.policy else None
-    train_checks.check(shard_uris, how, config.test_fold, chosen)
+    how = train_checks.check(shard_uris, training_of(config), config.test_fold, chosen)
     directory = RunDirectory(config.output)
     job = TrainJob(
         "train",
         shard_uris,
+        Vocabulary.of(shards.all_labels(shard_uris)[0]),
         directory.uri,
         how,
         config.test_fold,
@@ -202,12 +203,11 @@ def _train_loop(config: dict[str, Any]) -> None:
     rows, words = _rows(index, memory_bytes)
     if share.rank == 0:
         board.say.remote(f"{job.name}: {words}")
-    vocabulary = Vocabulary.of(shards.all_labels(job.shard_uris)[0])
     start, front_end = train_checks.beginning(job.training, rows.front_end)
-    network = training.build_network(job.training, rows, vocabulary, job.seed, front_end, start)
+    network = training.build_network(job.training, rows, job.vocabulary, job.seed, front_end, start)
     network = network.to(ray.train.torch.get_device())
     wrap = training.alone if share.world_size == 1 else ray.train.torch.prepare_model
-    trainer = Trainer(rows, vocabulary, job.training, job.seed, network, front_end, weights, share, wrap)
+    trainer = Trainer(rows, job.vocabulary, job.training, job.seed, network, front_end, weights, share, wrap)
     if state:
         trainer.restore(state["trainer"])
     for epoch in range(len(history), job.training.epochs):
@@ -223,7 +223,7 @@ def _train_loop(config: dict[str, Any]) -> None:
                 saved = ray.train.Checkpoint.from_directory(folder)
             ray.train.report(history[-1], checkpoint=saved)
     if share.rank == 0:
-        _save(job, trainer.trained(), vocabulary, front_end, rows, history)
+        _save(job, trainer.trained(), front_end, rows, history)
 
 
 def _memory_bytes(job: TrainJob, workers: int) -> int:
@@ -266,14 +266,7 @@ def _sum_over_workers(values: tuple[float, float], share: Share, device: torch.d
     return tuple(total.tolist())
 
 
-def _save(
-    job: TrainJob,
-    network: Network,
-    vocabulary: Vocabulary,
-    front_end: FrontEnd,
-    rows: Rows,
-    history: list[dict[str, float]],
-) -> None:
+def _save(job: TrainJob, network: Network, front_end: FrontEnd, rows: Rows, history: list[dict[str, float]]) -> None:
     """The checkpoint, metrics.json and events of a finished training."""
     segment_s = rows.front_end.duration_s(rows.shape[1])
     how = {
@@ -283,7 +276,7 @@ def _save(
         "clips": len(set(rows.columns["clip_id"])),
         "policy": job.policy.to_dict() if job.policy else None,
     }
-    done = Checkpoint(network, cast(str, job.training.model), front_end, vocabulary, segment_s, how, history[-1])
+    done = Checkpoint(network, cast(str, job.training.model), front_end, job.vocabulary, segment_s, how, history[-1])
     done.save(storage.join(job.output_uri, checkpoint.FOLDER))
     event_files.write(job.output_uri, history)
     RunDirectory(job.output_uri).write_json(METRICS, {"epochs": history})

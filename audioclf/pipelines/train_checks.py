@@ -20,18 +20,6 @@ from audioclf.training_input import TrainingInput
 log = logging.getLogger("audioclf")
 
 
-def resolved(how: Training) -> Training:
-    """With the network named that is to be trained, so that run directories say it.
-
-    Raises:
-        ConfigError: no such network, or nothing to start from.
-    """
-    start = checkpoint.load_for(how.init, how.model) if how.init else None
-    name = training.model_name(how, start)
-    models.check_name(name)
-    return replace(how, model=name)
-
-
 def beginning(how: Training, stored: AnyFrontEnd) -> tuple[Checkpoint | None, FrontEnd]:
     """The weights a training begins with, if any, and the front end of its pictures.
 
@@ -39,22 +27,28 @@ def beginning(how: Training, stored: AnyFrontEnd) -> tuple[Checkpoint | None, Fr
         how: it is trained.
         stored: the front end of the shards.
     """
-    start = checkpoint.load(checkpoint.find(how.init, how.model)) if how.init else None
+    start = checkpoint.load_for(how.init, how.model) if how.init else None
     chosen = front_ends.read_of_pictures(how.frontend) if how.frontend else None
     return start, training.front_end_of(stored, start, chosen)
 
 
-def check(shard_uris: Sequence[str], how: Training, test_fold: int | None, chosen: Policy | None = None) -> None:
+def check(shard_uris: Sequence[str], how: Training, test_fold: int | None, chosen: Policy | None = None) -> Training:
     """Find on the driver what would fail on every worker, and what would let training see the test clips.
 
+    Returns:
+        `how`, with the network named that is to be trained: what run directories say.
+
     Raises:
-        ConfigError: no shards or no such fold; a policy with transform sets that the shards lack; clips of one source
-            in different folds; a single class.
+        ConfigError: no shards or no such fold; no such network, or nothing to start from; a policy with transform sets
+            that the shards lack; clips of one source in different folds; a single class.
         CheckpointMismatchError: weights to start from that are for another front end or network.
     """
     first = shards.committed_files(shard_uris[0])[0]
     stored = shards.front_end_of(shards.read_metadata(first), first)
     start, front_end = beginning(how, stored)
+    name = training.model_name(how, start)
+    models.check_name(name)
+    how = replace(how, model=name)
     TrainingInput(how, stored, front_end, None, torch.device("cpu"))
     if start:
         training.require_start(how, start, front_end)
@@ -72,6 +66,7 @@ def check(shard_uris: Sequence[str], how: Training, test_fold: int | None, chose
             f"clips of one source lie in different folds ({len(several)} sources, the first is {min(several)}): "
             "training would hear the sources it is tested on; make the manifest with --folds N, or --source-regex"
         )
+    return how
 
 
 def _check_classes(rows: pa.Table) -> None:

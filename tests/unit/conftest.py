@@ -1,9 +1,10 @@
-"""S3 through a proxy that can break it."""
+"""S3 through a proxy that can break it; torch in one thread."""
 
 from collections.abc import Callable, Iterator
 
 import boto3
 import pytest
+import torch
 
 from audioclf import s3
 from audioclf.s3 import Patience
@@ -39,3 +40,12 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         s3.client.cache_clear()
 
     return set_patience
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Torch computes in one thread, as a worker does."""
+    n = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(n)

@@ -6,7 +6,6 @@ import re
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
@@ -37,15 +36,7 @@ PANNS = ("cnn6", "cnn10", "cnn14", "mobilenetv1", "mobilenetv2")
 OF_PATCHES = ("sbcnn",)
 OF_ANY_LENGTH = ("crnn", "cnn6", "cnn10", "mobilenetv1", "mobilenetv2", "mn01", "timm:test_resnet")
 
-pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    n = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(n)
+pytestmark = [pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning"), pytest.mark.usefixtures("one_thread")]
 
 
 def checkpoint_of(name: str, multi_label: bool = False, network: Network | None = None) -> Checkpoint:
@@ -197,7 +188,9 @@ def test_a_network_that_holds_for_one_length_is_written_for_that(kind: type[CRNN
     batch = segments(loaded.network, 3, 70)
     predict = by_onnx if format_ == "onnx" else by_torchscript
     with torch.inference_mode():
-        np.testing.assert_allclose(predict(files[f"model.{format_}"], batch), loaded.network(batch), atol=1e-6)
+        expected = loaded.network(batch)
+    # Logits of about 1 in float32, summed in another order on another processor.
+    np.testing.assert_allclose(predict(files[f"model.{format_}"], batch), expected, rtol=0, atol=1e-5)
 
 
 # --- what the files tell

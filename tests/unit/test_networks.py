@@ -3,7 +3,6 @@
 import copy
 import sys
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +22,7 @@ TIMM = ("timm:test_resnet", "timm:test_vit", "timm:test_efficientnet")
 ALL = ("sbcnn", "crnn", *PANNS, "mn01", "mn04", *TIMM)
 SMALL = tuple(name for name in ALL if name != "cnn14")  # 80 M parameters, built of what cnn10 is
 
-pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    n = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(n)
+pytestmark = [pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning"), pytest.mark.usefixtures("one_thread")]
 
 
 def n_mels(name: str) -> int:
