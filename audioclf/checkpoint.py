@@ -1,6 +1,7 @@
 """Checkpoints: safetensors weights and a JSON file that says all one needs to use them. Nothing is unpickled."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -37,6 +38,7 @@ class Checkpoint:
         segment_s: seconds in the segments it was trained on.
         training: configuration, folds left out, and the like, for people.
         metrics: of its training.
+        thresholds: from which probability on each class counts as heard, None for one without; None: not learned.
     """
 
     network: Network
@@ -46,11 +48,13 @@ class Checkpoint:
     segment_s: float
     training: dict[str, Any]
     metrics: dict[str, Any]
+    thresholds: tuple[float | None, ...] | None = None
 
     def save(self, uri: str) -> None:
         """Write the two files into a folder; the description last, so that it marks the whole."""
         state = {name: tensor.detach().cpu().contiguous() for name, tensor in self.network.state_dict().items()}
         storage.write_bytes(storage.join(uri, WEIGHTS), safetensors.torch.save(state))
+        thresholds = None if self.thresholds is None else _by_class(self.vocabulary.names, self.thresholds)
         description = {
             "version": VERSION,
             "model": self.name,
@@ -59,9 +63,9 @@ class Checkpoint:
             "segment_s": self.segment_s,
             "training": self.training,
             "metrics": self.metrics,
+            "thresholds": thresholds,
         }
-        text = json.dumps(description, indent=2, sort_keys=True) + "\n"
-        storage.write_bytes(storage.join(uri, DESCRIPTION), text.encode())
+        _write_description(uri, description)
 
     def weights_digest(self) -> str:
         """Tells two trainings of one network apart."""
@@ -136,9 +140,7 @@ def load(uri: str) -> Checkpoint:
     if published := pretrained.named(uri):
         return _load_published(*published)
     uri = storage.to_uri(uri)
-    description = rundir.read_json(storage.join(uri, DESCRIPTION))
-    if description is None or description.get("version") != VERSION:
-        raise SchemaError(f"{storage.display(uri)}: no checkpoint of version {VERSION}")
+    description = _read_description(uri)
     try:
         fields = description["vocabulary"]
         mids = None if fields["mids"] is None else tuple(fields["mids"])
@@ -146,11 +148,57 @@ def load(uri: str) -> Checkpoint:
         front_end = FrontEnd.from_dict(description["front_end"])
         name, segment_s = description["model"], description["segment_s"]
         training, metrics = description["training"], description["metrics"]
+        thresholds = _thresholds(description.get("thresholds"), vocabulary)
     except (KeyError, TypeError, SchemaError) as error:
         raise SchemaError(f"{storage.display(uri)}/{DESCRIPTION}: not a checkpoint's description: {error}") from error
     network = models.build(name, front_end.n_features, len(vocabulary))
     network.load_state_dict(_read_weights(uri, network))
-    return Checkpoint(network.eval(), name, front_end, vocabulary, segment_s, training, metrics)
+    return Checkpoint(network.eval(), name, front_end, vocabulary, segment_s, training, metrics, thresholds)
+
+
+def write_thresholds(uri: str, thresholds: Sequence[float | None]) -> None:
+    """Put other thresholds into a checkpoint folder's description, and leave all else as it is.
+
+    Args:
+        uri: of the folder.
+        thresholds: [C], None for a class without.
+
+    Raises:
+        SchemaError: no checkpoint.
+        StorageError: it can't be written.
+    """
+    uri = storage.to_uri(uri)
+    description = _read_description(uri)
+    _write_description(uri, {**description, "thresholds": _by_class(description["vocabulary"]["names"], thresholds)})
+
+
+def _by_class(names: Sequence[str], thresholds: Sequence[float | None]) -> dict[str, float | None]:
+    return dict(zip(names, thresholds, strict=True))
+
+
+def _read_description(uri: str) -> dict[str, Any]:
+    description = rundir.read_json(storage.join(uri, DESCRIPTION))
+    if description is None or description.get("version") != VERSION:
+        raise SchemaError(f"{storage.display(uri)}: no checkpoint of version {VERSION}")
+    return description
+
+
+def _write_description(uri: str, description: dict[str, Any]) -> None:
+    text = json.dumps(description, indent=2, sort_keys=True) + "\n"
+    storage.write_bytes(storage.join(uri, DESCRIPTION), text.encode())
+
+
+def _thresholds(of_class: Any, vocabulary: Vocabulary) -> tuple[float | None, ...] | None:
+    """In the vocabulary's order, from {class: value or null}; None of None, as in a description without them."""
+    if of_class is None:
+        return None
+    if not isinstance(of_class, dict) or of_class.keys() != set(vocabulary.names):
+        raise SchemaError("thresholds: not one for each class of the vocabulary")
+    for name, value in of_class.items():
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if value is not None and not (is_number and 0 <= value <= 1):
+            raise SchemaError(f"thresholds: {name}: {value!r} is neither null nor a number from 0 to 1")
+    return tuple(of_class[name] for name in vocabulary.names)
 
 
 def _load_published(published: Published, file_uri: str | None) -> Checkpoint:

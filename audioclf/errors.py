@@ -11,6 +11,7 @@ AudioclfError
 │   ├── CrashedClipError          the process that decoded it died, each time
 │   └── AugmentError              one augmented copy failed
 ├── StorageError                  a store that can't be reached or refuses us; stops the job
+├── LockLostError                 another run took this one's lock over; stops the job
 ├── EngineError                   the rubberband program is missing or broken on some machine
 ├── UnitCrashedError              a unit of work that kills its worker again and again
 ├── SchemaError                   a file that breaks a contract between stages
@@ -70,6 +71,10 @@ class AugmentError(ClipError):
 
 class StorageError(AudioclfError):
     """A store can't be reached, or refuses the request."""
+
+
+class LockLostError(AudioclfError):
+    """Another run has taken this one's lock over, or may have: two must not write one output."""
 
 
 class EngineError(AudioclfError):

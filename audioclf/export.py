@@ -52,21 +52,21 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import torch
 from onnxruntime.capi import onnxruntime_pybind11_state as onnxruntime_errors  # pyright: ignore[reportAttributeAccessIssue]
+from torch import nn
 
 from audioclf.audio.frontend import FrontEnd
 from audioclf.checkpoint import Checkpoint
 from audioclf.errors import CheckpointMismatchError, ConfigError
 from audioclf.inference import PATCH_HOP_FRAMES
 from audioclf.models import Network
+from audioclf.onnx_classifier import DESCRIPTION, EMBEDDING, INPUT, LOGITS, OnnxClassifier
 
 log = logging.getLogger("audioclf")
 
-DESCRIPTION, VERSION = "export.json", "1"
+VERSION = "1"
 FILES = {"onnx": "model.onnx", "torchscript": "model.torchscript"}
-INPUT, OUTPUT = "log_mel", "logits"
 ANY_FRAMES = "frames"
 """The name of the time axis, where the network takes any number of frames."""
 
@@ -169,11 +169,12 @@ def describe(loaded: Checkpoint, frames: int | None) -> dict[str, Any]:
             "unit": _unit(loaded.front_end),
         },
         "output": {
-            "name": OUTPUT,
+            "name": LOGITS,
             "dtype": "float32",
             "shape": ["batch", len(loaded.vocabulary)],
             "to_probabilities": "sigmoid" if loaded.vocabulary.multi_label else "softmax",
         },
+        "embedding": {"name": EMBEDDING, "dtype": "float32", "of": "model.onnx"},
         "versions": {"torch": str(torch.__version__), "onnx": onnx.__version__},
     }
 
@@ -195,22 +196,35 @@ def _to_torchscript(network: Network, example: torch.Tensor, any_frames: bool, t
     return buffer.getvalue()
 
 
+class _WithEmbedding(nn.Module):
+    """Gives what the last layer gives, and what it takes."""
+
+    def __init__(self, network: Network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, log_mel: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        embedding = self.network.embed(log_mel)
+        return self.network.classify(embedding), embedding
+
+
 def _to_onnx(network: Network, example: torch.Tensor, any_frames: bool, text: str) -> bytes:
     """By PyTorch's exporter of traces. Its newer one can't write the crnn's recurrent layer, leaves out the padding of
     segments shorter than min_frames, and takes a hundred times as long; it is used, for a fixed number of frames, where
     a trace has an operator that the other can't write, as in timm's transformers.
     """
+    both = _WithEmbedding(network).eval()
     try:
-        model = _by_trace(network, example, any_frames)
+        model = _by_trace(both, example, any_frames)
     except torch.onnx.OnnxExporterError:
         if any_frames:
             raise
-        model = _by_export(network, example)
+        model = _by_export(both, example)
     onnx.helper.set_model_props(model, {DESCRIPTION: text})
     return model.SerializeToString()
 
 
-def _by_trace(network: Network, example: torch.Tensor, any_frames: bool) -> onnx.ModelProto:
+def _by_trace(network: nn.Module, example: torch.Tensor, any_frames: bool) -> onnx.ModelProto:
     axes = {0: "batch", 2: ANY_FRAMES} if any_frames else {0: "batch"}
     buffer = io.BytesIO()
     with _quiet(), _no_stdout():
@@ -221,16 +235,17 @@ def _by_trace(network: Network, example: torch.Tensor, any_frames: bool) -> onnx
             dynamo=False,
             opset_version=OPSET,
             input_names=[INPUT],
-            output_names=[OUTPUT],
-            dynamic_axes={INPUT: axes, OUTPUT: {0: "batch"}},
+            output_names=[LOGITS, EMBEDDING],
+            dynamic_axes={INPUT: axes, LOGITS: {0: "batch"}, EMBEDDING: {0: "batch"}},
         )
     return onnx.load_from_string(buffer.getvalue())
 
 
-def _by_export(network: Network, example: torch.Tensor) -> onnx.ModelProto:
+def _by_export(network: nn.Module, example: torch.Tensor) -> onnx.ModelProto:
     with _quiet():
         program = torch.onnx.export(
-            network, (example,), dynamo=True, opset_version=NEWER_OPSET, input_names=[INPUT], output_names=[OUTPUT],
+            network, (example,), dynamo=True, opset_version=NEWER_OPSET,
+            input_names=[INPUT], output_names=[LOGITS, EMBEDDING],
             dynamic_shapes=({0: torch.export.Dim("batch")},), verbose=False,
         )  # fmt: skip
     assert program is not None  # it is None where a file is written
@@ -269,10 +284,8 @@ def _no_stdout() -> Iterator[None]:
 
 def onnx_predictor(content: bytes) -> Predictor:
     """What computes logits [B, C] of segments [B, M, T] by an ONNX file, in ONNX Runtime on one CPU."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    return lambda log_mel: np.asarray(session.run([OUTPUT], {INPUT: log_mel})[0])
+    classifier = OnnxClassifier(content)
+    return lambda log_mel: classifier(log_mel).logits
 
 
 def torchscript_predictor(content: bytes) -> Predictor:

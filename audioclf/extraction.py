@@ -3,20 +3,21 @@
 import contextlib
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from audioclf import isolation, manifest, shards, storage
+from audioclf import isolation, manifest, shards, storage, unit_segments
 from audioclf.audio import augment, rubberband, segment
 from audioclf.audio.pcm import AnyFrontEnd, Pcm, features
 from audioclf.audio.recording import Recording
 from audioclf.audio.segment import Grid, Segment
 from audioclf.augmentation import Augmentation
-from audioclf.errors import ChangedClipError, ClipError, CrashedClipError, DecodeError
+from audioclf.errors import ClipError, CrashedClipError
 from audioclf.fetch import Fetcher, Opener
+from audioclf.unit_segments import reject_row
 from audioclf.units import Unit
 
 MIN_TAIL = 0.1
@@ -137,60 +138,14 @@ def extract_clip(
         ClipError: the clip as a whole can't be had.
     """
     with Recording(opener(), storage.display(clip["uri"]), clip["start_s"], clip["end_s"]) as recording:
-        first, stop = _segments_of(unit, recording, plan.grid)
-        done = first
-        for part in _until_broken(segment.segments(recording, plan.grid, first, stop), clip, first, stop, rejects):
-            if isinstance(part, Segment):
+        done = 0
+        for part in unit_segments.of(recording, unit, plan.grid, clip, rejects):
+            if part:
                 _write_copies(part, clip, plan, background, writer, rejects, counts)
                 counts.audio_s += part.source_s
             done += 1
-        counts.segments += done - first
-        total = unit.segments_total
-        counts.bytes += clip["size_bytes"] * (done - first) // total if total else clip["size_bytes"]
-
-
-def _segments_of(unit: Unit, recording: Recording, grid: Grid) -> tuple[int, int | None]:
-    """Which segments of a recording lie in a unit; None where only reading a stream to its end will tell.
-
-    Raises:
-        ChangedClipError: it is longer or shorter than when its units were planned.
-    """
-    frames = recording.n_frames
-    if not unit.segments_total:
-        return 0, None if frames is None else int(grid.count_frames(frames, recording.sample_rate))
-    total = int(grid.count_frames(recording.promised_frames, recording.sample_rate))
-    if total != unit.segments_total:
-        message = f"planned as {unit.segments_total} segments, it has {total} now; make the manifest anew"
-        raise ChangedClipError(recording.name, "decode", message)
-    return unit.first_segment, unit.stop_segment
-
-
-def _until_broken(
-    segments: Iterator[Segment], clip: dict[str, Any], first: int, stop: int | None, rejects: list[dict[str, Any]]
-) -> Iterator[Segment | None]:
-    """The segments; None for one that is no sound. Where the file breaks off after some, the rest are rejected.
-
-    Raises:
-        ClipError: broken from the first one on.
-    """
-    index = first
-    error: ClipError = DecodeError(storage.display(clip["uri"]), "decode", "the file ends before its header says")
-    try:
-        for part in segments:
-            if not part.finite:
-                nothing = DecodeError(error.clip_uri, "decode", "samples that are NaN, infinite or beyond all measure")
-                rejects.append(reject_row(clip, nothing, part.index))
-            yield part if part.finite else None
-            index += 1
-    except (ClipError, MemoryError) as broken:
-        if isinstance(broken, MemoryError):
-            broken = DecodeError(error.clip_uri, "decode", "needs more memory than a worker has")
-        if index == first:
-            raise broken from None
-        error, stop = broken, stop or index + 1
-    for rest in range(index, stop or index):
-        rejects.append(reject_row(clip, error, rest))
-        yield None
+        counts.segments += done
+        counts.bytes += unit_segments.bytes_of(clip, unit, done)
 
 
 def _write_copies(
@@ -257,18 +212,3 @@ def try_clip(clip: dict[str, Any], plan: ExtractPlan, unit: Unit) -> None:
         pass  # its turn comes when the unit is made
     finally:
         fetcher.close()
-
-
-def reject_row(
-    clip: dict[str, Any], error: ClipError, segment_index: int | None = None, copy_index: int | None = None
-) -> dict[str, Any]:
-    """A row of the rejects; no segment stands for the whole clip, or what of it lies in the unit, no copy for all."""
-    return {
-        "clip_id": clip["clip_id"],
-        "uri": clip["uri"],
-        "segment_index": segment_index,
-        "copy_index": copy_index,
-        "stage": error.stage,
-        "error": type(error).__name__,
-        "message": error.message,
-    }

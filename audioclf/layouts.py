@@ -6,13 +6,13 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from typing import Any
 
 from audioclf import storage
 from audioclf.errors import ConfigError
 from audioclf.listing import FileTable, Heartbeat, Listing
 from audioclf.manifest import Clip, clip_id
+from audioclf.recording_times import RecordingTime
 from audioclf.storage import FileInfo
 
 AUDIO_SUFFIXES = (
@@ -61,6 +61,13 @@ class Regexes:
     fold: str | None = None
     source: str | None = None
     time: str | None = None
+    """Or a name of recording_times.PATTERNS."""
+    time_zone: str = "UTC"
+
+    @functools.cached_property
+    def recording_time(self) -> RecordingTime | None:
+        """Raises ConfigError where the pattern or the zone is none."""
+        return RecordingTime(self.time, self.time_zone) if self.time else None
 
     def apply(self, clip: Clip) -> Clip:
         """Fill in what the patterns find.
@@ -76,25 +83,11 @@ class Regexes:
             changes["fold"] = _integer(_first_group("--fold-regex", self.fold, path), "--fold-regex", path)
         if self.source:
             changes["source_id"] = _first_group("--source-regex", self.source, path)
-        if self.time:
-            changes["recorded_at"] = parse_time(_first_group("--time-regex", self.time, path), path)
+        if self.recording_time:
+            changes["recorded_at"] = self.recording_time.of(path)
+            if changes["recorded_at"] is None:
+                raise _no_match("--time-regex", self.time, path)
         return replace(clip, **changes) if changes else clip
-
-
-def parse_time(text: str, path: str) -> datetime:
-    """A UTC time from digits in a file name (20240131_235959 and the like) or from ISO 8601.
-
-    Raises:
-        ConfigError: neither.
-    """
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        try:
-            moment = datetime.strptime(re.sub(r"\D", "", text), "%Y%m%d%H%M%S")
-        except ValueError as error:
-            raise ConfigError(f"--time-regex: {path!r}: {text!r} is not a time like 20240131_235959") from error
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 
 @functools.cache
@@ -111,8 +104,12 @@ def _compiled(flag: str, pattern: str) -> re.Pattern[str]:
 def _first_group(flag: str, pattern: str, path: str) -> str:
     match = _compiled(flag, pattern).search(path)
     if match is None or not match.group(1):
-        raise ConfigError(f"{flag} {pattern!r} does not match {path!r}")
+        raise _no_match(flag, pattern, path)
     return match.group(1)
+
+
+def _no_match(flag: str, pattern: str | None, path: str) -> ConfigError:
+    return ConfigError(f"{flag} {pattern!r} does not match {path!r}")
 
 
 def _integer(text: str, where: str, what: str) -> int:

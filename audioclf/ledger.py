@@ -1,67 +1,143 @@
-"""What a tag output has already dealt with: one snapshot, and what runs committed since it was made."""
+"""What a tag output has already dealt with: one snapshot, and what runs committed since it was made.
 
-import io
+The snapshot lies apart from the runs, so that old ones can be removed and what they dealt with is still known. It is a
+Parquet file with one row a recording, and one hundred bytes of memory a row: ten million are no trouble.
+
+>>> tags = ledger.latest("s3://bucket/tags")                      # a pyarrow Table
+>>> tags = ledger.latest("tags", ["uri", "start_s", "tag", "probability"]).to_pandas()
+"""
+
 import json
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from audioclf import schema, shards, storage
+from audioclf.errors import ConfigError
 from audioclf.rundir import RunDirectory
-from audioclf.tagging import RECORDINGS
+from audioclf.tag_results import RECORDINGS, RUNS, runs_of
 
 SNAPSHOT = ("ledger", "snapshot.parquet")
 META_RUNS = b"audioclf.runs"  # JSON: the runs that are in the snapshot
 
-COLUMNS = ["clip_id", "size_bytes", "etag", "status"]
-LEDGER = pa.schema([schema.RECORDING.field(name) for name in COLUMNS])
+_OF_RUN = ["clip_id", "size_bytes", "etag", "status"]
+
+LEDGER = pa.schema(
+    [
+        *(schema.RECORDING.field(name) for name in _OF_RUN),
+        pa.field("run", pa.string(), nullable=False),  # whose rows are the latest
+        pa.field("listed", pa.bool_(), nullable=False),  # it was there when the input was last listed
+    ],
+    metadata={schema.META_VERSION: schema.SCHEMA_VERSION},
+)
 
 
 @dataclass(frozen=True)
 class Ledger:
-    """The recordings of all runs, the newest state of each.
+    """The recordings of all runs, the newest state of each; rejected ones too.
 
     Attributes:
-        table: COLUMNS, one row a recording.
+        table: LEDGER, one row a recording.
         runs: names of the runs it covers.
+        stored: whether the snapshot says the same.
     """
 
     table: pa.Table
-    runs: tuple[str, ...]
+    runs: frozenset[str]
+    stored: bool
 
-    def seen(self) -> dict[str, tuple[int, str]]:
-        """clip_id to size and etag as they were when it was dealt with; rejected ones too."""
-        columns = [self.table[name].to_pylist() for name in ("clip_id", "size_bytes", "etag")]
-        return {clip_id: (size, etag) for clip_id, size, etag in zip(*columns, strict=True)}
+    def due(self, found: pa.Table) -> np.ndarray:
+        """[N] whether each recording is new, or has another size or etag than when it was dealt with.
+
+        Args:
+            found: with the columns clip_id, size_bytes and etag.
+        """
+        row = _rows_of(found["clip_id"], self.table["clip_id"])
+        known = row >= 0
+        same = known.copy()
+        at = pa.array(row[known])
+        for name in ("size_bytes", "etag"):
+            before = self.table[name].take(at)
+            same[known] &= _equal(found[name].filter(pa.array(known)), before)
+        return ~same
+
+    def listing(self, found: pa.Table) -> "Ledger":
+        """The same with `listed` as a listing of the whole input says; what is gone stays known."""
+        listed = _rows_of(self.table["clip_id"], found["clip_id"]) >= 0
+        if np.array_equal(listed, self.table["listed"].to_numpy()):
+            return self
+        at = LEDGER.get_field_index("listed")
+        return Ledger(self.table.set_column(at, LEDGER.field(at), pa.array(listed)), self.runs, stored=False)
 
 
-def read(output: RunDirectory, run_names: list[str]) -> Ledger:
-    """The snapshot, and the committed units of the runs that it does not cover (a killed run's too)."""
-    covered: tuple[str, ...] = ()
+def _rows_of(values: pa.ChunkedArray, among: pa.ChunkedArray) -> np.ndarray:
+    """[N] where each value is found, −1 where it is not."""
+    found = pc.call_function("index_in", [values], pc.SetLookupOptions(among))
+    return found.fill_null(-1).to_numpy().astype(np.int64)
+
+
+def _equal(some: pa.ChunkedArray, others: pa.ChunkedArray) -> np.ndarray:
+    return pc.call_function("equal", [some, others]).to_numpy().astype(bool)
+
+
+def read(output: RunDirectory, run_names: Iterable[str]) -> Ledger:
+    """The snapshot, and the recordings of the closed runs that it does not cover."""
+    covered: set[str] = set()
     tables = [LEDGER.empty_table()]
     if storage.exists(output.at(*SNAPSHOT)):
         snapshot = shards.read_table(output.at(*SNAPSHOT))
-        covered = tuple(json.loads((snapshot.schema.metadata or {})[META_RUNS]))
-        tables.append(snapshot.replace_schema_metadata())
-    for run in sorted(set(run_names) - set(covered)):
-        folder = RunDirectory(output.at("runs", run))
-        committed = sorted(folder.committed(shards.DATA))
-        units = (shards.read_table(folder.at(RECORDINGS, name), COLUMNS) for name in committed)
-        tables.extend(unit.replace_schema_metadata() for unit in units)
-    return Ledger(_latest(pa.concat_tables(tables)), tuple(sorted({*covered, *run_names})))
+        covered = set(json.loads((snapshot.schema.metadata or {})[META_RUNS]))
+        tables.append(snapshot.replace_schema_metadata(LEDGER.metadata))
+    since = sorted(set(run_names) - covered)
+    for run in since:
+        table = shards.read_table(output.at(RUNS, run, RECORDINGS), _OF_RUN).replace_schema_metadata()
+        columns = [*table.columns, pa.array([run] * len(table), pa.string()), pa.array([True] * len(table), pa.bool_())]
+        tables.append(pa.Table.from_arrays(columns, schema=LEDGER))
+    table = pa.concat_tables(tables)
+    return Ledger(_last_of_each(table) if since else table, frozenset(covered.union(since)), stored=not since)
 
 
 def write_snapshot(output: RunDirectory, ledger: Ledger) -> None:
-    """Replace the snapshot."""
-    buffer = io.BytesIO()
-    metadata = {META_RUNS: json.dumps(ledger.runs)}
-    pq.write_table(ledger.table.replace_schema_metadata(metadata), buffer, compression="zstd")
-    storage.write_bytes(output.at(*SNAPSHOT), buffer.getvalue())
+    """Replace the snapshot, if it says anything else."""
+    if ledger.stored:
+        return
+    metadata = {**(LEDGER.metadata or {}), META_RUNS: json.dumps(sorted(ledger.runs))}
+    with storage.create(output.at(*SNAPSHOT)) as file:
+        pq.write_table(ledger.table.replace_schema_metadata(metadata), file, compression="zstd")
 
 
-def _latest(table: pa.Table) -> pa.Table:
+def _last_of_each(table: pa.Table) -> pa.Table:
     """The last row of each clip_id."""
-    with_order = table.append_column("order", pa.array(range(len(table)), pa.int64()))
+    with_order = table.append_column("order", pa.array(np.arange(len(table))))
     last = with_order.group_by("clip_id").aggregate([("order", "max")])["order_max"]
     return table.take(last.combine_chunks().sort()) if len(table) else table
+
+
+def latest(output_uri: str, columns: Sequence[str] | None = None) -> pa.Table:
+    """The tags of every recording as it was when the input was last listed: none of a changed or deleted file.
+
+    Args:
+        output_uri: of jobs/tag.py, local or on S3.
+        columns: of schema.TAG; default: all.
+
+    Raises:
+        ConfigError: no run of jobs/tag.py has ended here.
+    """
+    output = RunDirectory(output_uri)
+    if not storage.exists(output.at(*SNAPSHOT)):
+        raise ConfigError(f"{output}: no ledger here; give the --output of jobs/tag.py")
+    snapshot = shards.read_table(output.at(*SNAPSHOT))
+    wanted = schema.TAG if columns is None else pa.schema([schema.TAG.field(name) for name in columns])
+    tables = [wanted.empty_table()]
+    for run in runs_of(output):
+        current = snapshot.filter(pc.field("listed") & (pc.field("run") == run.name))["clip_id"]
+        directory = run.directory
+        for name in sorted(directory.committed(shards.DATA)) if len(current) else []:
+            tags = shards.read_table(directory.at(shards.DATA, name), sorted({"clip_id", *wanted.names}))
+            tags = tags.filter(pa.array(_rows_of(tags["clip_id"], current) >= 0))
+            tables.append(tags.select(wanted.names).replace_schema_metadata(wanted.metadata))
+    return pa.concat_tables(tables)

@@ -96,18 +96,59 @@ TAG = pa.schema(
     metadata={META_VERSION: SCHEMA_VERSION},
 )
 
-# One row a recording of a tag run: what the ledger remembers.
+# Neighbouring windows of one recording that have the same tag.
+EVENT = pa.schema(
+    [
+        pa.field("clip_id", pa.string(), nullable=False),
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("recorded_at", pa.timestamp("us", tz="UTC")),
+        pa.field("start_s", pa.float64(), nullable=False),
+        pa.field("end_s", pa.float64(), nullable=False),
+        pa.field("tag", pa.string(), nullable=False),
+        pa.field("mid", pa.string()),
+        pa.field("probability", pa.float32(), nullable=False),  # the highest of its windows
+        pa.field("mean_probability", pa.float32(), nullable=False),
+        pa.field("windows", pa.int32(), nullable=False),
+    ],
+    metadata={META_VERSION: SCHEMA_VERSION},
+)
+
+# One row a recording of a tag run.
 RECORDING = pa.schema(
     [
         pa.field("clip_id", pa.string(), nullable=False),
         pa.field("uri", pa.string(), nullable=False),
         pa.field("size_bytes", pa.int64(), nullable=False),
         pa.field("etag", pa.string(), nullable=False),
-        pa.field("status", pa.string(), nullable=False),  # ok | rejected
-        pa.field("duration_s", pa.float64()),
+        pa.field("recorded_at", pa.timestamp("us", tz="UTC")),
+        pa.field("status", pa.string(), nullable=False),  # ok | partial | rejected
+        pa.field("duration_s", pa.float64(), nullable=False),  # of what could be heard
         pa.field("windows", pa.int32(), nullable=False),
+        pa.field("flags", pa.list_(pa.string()), nullable=False),  # as of a shard's row; silent: all of it
         pa.field("top_tag", pa.string()),  # the likeliest tag by mean probability over the windows
         pa.field("top_probability", pa.float32()),
+    ],
+    metadata={META_VERSION: SCHEMA_VERSION},
+)
+
+# The same as a unit of work commits it: of a long recording, one row a unit.
+PART = pa.schema(
+    [
+        *RECORDING,
+        pa.field("segments", pa.int32(), nullable=False),  # planned here; 0: all there are
+        pa.field("segments_total", pa.int32(), nullable=False),  # of the recording, where it is spread over units
+        pa.field("probability_sum", pa.list_(pa.float64())),  # over the windows; null unless spread over units
+    ],
+    metadata={META_VERSION: SCHEMA_VERSION},
+)
+
+EMBEDDING = pa.schema(
+    [
+        pa.field("clip_id", pa.string(), nullable=False),
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("start_s", pa.float64(), nullable=False),
+        pa.field("end_s", pa.float64(), nullable=False),
+        pa.field("embedding", pa.list_(pa.float16()), nullable=False),
     ],
     metadata={META_VERSION: SCHEMA_VERSION},
 )

@@ -10,6 +10,7 @@ import contextlib
 import functools
 import io
 import os
+import shutil
 import tempfile
 import urllib.parse
 from collections.abc import Iterator
@@ -298,6 +299,17 @@ def remove(uri: str) -> None:
         return
     bucket, key = s3.split(uri)
     s3.retrying(uri, lambda client: client.delete_object(Bucket=bucket, Key=key))
+
+
+def remove_all(folder_uri: str) -> None:
+    """Remove a folder, or all objects below a prefix; one that is not there is no error."""
+    path = local_path(folder_uri)
+    if path is None:
+        for info in list_files(folder_uri):
+            remove(info.uri)
+    elif path.is_dir():
+        with local_files.errors(display(folder_uri)):
+            shutil.rmtree(path)
 
 
 def remove_unfinished(folder_uri: str) -> None:

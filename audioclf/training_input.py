@@ -1,5 +1,6 @@
 """What becomes of a training batch before the network sees it. Plain torch, no Ray."""
 
+import warnings
 from collections.abc import Iterator
 
 import numpy as np
@@ -11,7 +12,6 @@ from audioclf.audio.pcm import AnyFrontEnd, Pcm
 from audioclf.batch_augment import BatchAugment
 from audioclf.config import Training
 from audioclf.errors import ConfigError
-from audioclf.inference import as_tensor, patches_at
 from audioclf.torch_front_end import EFFICIENTAT_JITTER, TorchFrontEnd, to_waveforms
 from audioclf.training_rows import Rows
 from audioclf.waveform_augment import WaveformAugment
@@ -89,7 +89,17 @@ def cut_patches(
         return pictures.float()
     room = np.maximum(np.minimum(valid_frames, pictures.shape[2]) - frames, 0)
     starts = torch.from_numpy(np.floor(where * (room + 1)).astype(np.int64))
-    return patches_at(pictures, torch.arange(len(pictures)), starts, frames)
+    # A segment too short for a patch goes on with its last frame (padding).
+    times = (starts[:, None] + torch.arange(frames)).clamp(max=pictures.shape[2] - 1)
+    return torch.take_along_dim(pictures, times[:, None, :], dim=2).float()
+
+
+def as_tensor(array: np.ndarray) -> torch.Tensor:
+    """A tensor over the same memory, only to be read from."""
+    with warnings.catch_warnings():
+        # Arrays from Ray's object store are read-only, and torch knows no such tensors.
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
+        return torch.from_numpy(array)
 
 
 STATISTICS_ROWS = 10_000

@@ -3,7 +3,10 @@
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
 import xxhash
+
+from audioclf.audio.segment import Grid
 
 # Used where a duration is unknown: bytes of 16-bit mono at 44.1 kHz, the archive's most common form.
 ASSUMED_BYTES_PER_S = 88_200
@@ -18,6 +21,9 @@ MIN_UNITS = 32
 MIN_UNIT_SEGMENTS = 8
 
 MAX_UNIT_S = 3600.0
+
+EXTENT_COLUMNS = ["size_bytes", "duration_s", "sample_rate", "channels", "start_s", "end_s"]
+"""Of a manifest, what tells how long its clips are."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +43,14 @@ class Unit:
     def name(self) -> str:
         """The name of the unit's output file."""
         return f"unit-{self.index:07d}.parquet"
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A unit to be done: carefully, if earlier attempts have killed the processes that made them."""
+
+    unit: Unit
+    careful: bool
 
 
 def digest(units: list[Unit]) -> str:
@@ -66,6 +80,24 @@ def is_plain_pcm(
         value_bytes = size_bytes / (duration_s * sample_rate * channels)
         whole = np.round(value_bytes)
         return np.isin(whole, (1, 2, 3, 4, 8)) & (np.abs(value_bytes - whole) < 1e-3 * whole)
+
+
+def extent(table: pa.Table, grid: Grid) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """[N] segments and seconds of each clip, guessed where the manifest does not say, and whether it can be split."""
+    columns = {name: table[name].to_numpy() for name in EXTENT_COLUMNS}
+    whole_s, rate = columns["duration_s"], columns["sample_rate"]
+    known = ~(np.isnan(whole_s) | np.isnan(rate))
+    splittable = known & is_plain_pcm(columns["size_bytes"], whole_s, rate, columns["channels"])
+    guessed_s = audio_seconds(whole_s, columns["size_bytes"])
+    rate = np.where(known, rate, grid.sample_rate).astype(np.int64)
+    frames = np.rint(guessed_s * rate).astype(np.int64)
+    # As the worker cuts a part of a file: at the nearest frames, within the file.
+    first = np.minimum(np.rint(np.nan_to_num(columns["start_s"]) * rate).astype(np.int64), frames)
+    last = np.minimum(
+        np.rint(np.where(np.isnan(columns["end_s"]), 1e9, columns["end_s"]) * rate).astype(np.int64), frames
+    )
+    frames = np.where(np.isnan(columns["end_s"]), frames, last) - first
+    return grid.count_frames(np.maximum(frames, 0), rate), np.maximum(frames, 0) / rate, splittable
 
 
 def plan_units(

@@ -69,8 +69,8 @@ class Segment:
         source_s: seconds of the recording it adds to those of the segments before it.
         flags: any of `silent`, `clipped`, `truncated` (on the last segment of a file that ends before its header
             says).
-        content_digest: of its mono samples before resampling.
         finite: whether they are all numbers; if not, `samples` is of no use.
+        source: its mono samples before resampling.
     """
 
     index: int
@@ -78,8 +78,13 @@ class Segment:
     samples: np.ndarray
     source_s: float
     flags: tuple[str, ...]
-    content_digest: str
     finite: bool
+    source: np.ndarray
+
+    @property
+    def content_digest(self) -> str:
+        """Of `source`."""
+        return xxhash.xxh3_128_hexdigest(np.ascontiguousarray(self.source).data)
 
 
 def segment_samples(segment_s: float, sample_rate: int) -> int:
@@ -114,7 +119,7 @@ def segments(recording: Recording, grid: Grid, first: int = 0, stop: int | None 
         if n_segments is not None and index >= n_segments:
             return
         own = ahead[a - from_frame : b - from_frame]
-        peak = max(float(own.max(initial=0)), -float(own.min(initial=0)))
+        peak = _peak(own)
         finite = peak < ABSURD_PEAK  # false for NaN too
         flags = []
         if peak < SILENT_PEAK:
@@ -131,8 +136,8 @@ def segments(recording: Recording, grid: Grid, first: int = 0, stop: int | None 
             if n_segments != index + 1
             else len(own) / rate,
             flags=tuple(flags),
-            content_digest=xxhash.xxh3_128_hexdigest(np.ascontiguousarray(own).data),
             finite=finite,
+            source=own,
         )
         index += 1
 
@@ -146,6 +151,11 @@ def cut(samples: np.ndarray, length: int) -> np.ndarray:
     return padded
 
 
+def _peak(samples: np.ndarray) -> float:
+    """The largest magnitude; NaN if a sample is."""
+    return float(np.maximum(samples.max(initial=0), -samples.min(initial=0)))
+
+
 def _aligned(frame: int, rate: int, target: int) -> int:
     """The last frame up to this one whose time is a whole number of samples at both rates."""
     step = rate // math.gcd(rate, target)
@@ -156,8 +166,8 @@ def _resample(frames: np.ndarray, begin: int, from_frame: int, rate: int, grid: 
     """[≤ grid.length] samples from `begin` on, of frames that start at `from_frame`."""
     if rate != grid.sample_rate:
         # What lies in the halo must not spoil this segment: a neighbour's NaN would.
-        usable = np.abs(frames) < ABSURD_PEAK
-        frames = frames if usable.all() else np.where(usable, frames, np.float32(0))
+        if not _peak(frames) < ABSURD_PEAK:
+            frames = np.where(np.abs(frames) < ABSURD_PEAK, frames, np.float32(0))
         frames = soxr.resample(frames, rate, grid.sample_rate, quality="HQ")
     offset = begin - from_frame * grid.sample_rate // rate
     return frames[offset : offset + grid.length]

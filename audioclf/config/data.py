@@ -33,7 +33,12 @@ class ManifestConfig:
     source_regex: str | None = None
     """Pattern on the path below --input; its first group names the recording a clip was cut from."""
     time_regex: str | None = None
-    """Pattern on the path below --input; its first group is the UTC time of recording, as 20240131_235959."""
+    """Pattern on the path below --input; its first group is the time of recording, as 20240131_235959 or ISO 8601. Or
+    the name of a ready one: audiomoth, audiomoth-hex, songmeter, swift, birdnet-pi, iso."""
+    time_zone: str = "UTC"
+    """Time zone of what --time-regex finds, where that has no offset of its own: a name of the IANA database, as
+    Europe/Berlin, or an offset, as +02:00. Where clocks are put back, the first of two times; where they are put
+    forward, one that does not exist counts by the offset before."""
     folds: int | None = None
     """Deal the sources into so many stratified folds."""
     probe: bool = False
@@ -49,6 +54,7 @@ class ManifestConfig:
         needs_metadata = self.layout in ("csv", "esc50", "urbansound8k", "audioset")
         require(bool(self.metadata) or not needs_metadata, f"--layout {self.layout} needs --metadata FILE.csv")
         require(not self.metadata or needs_metadata, f"--layout {self.layout} reads no --metadata")
+        require(self.time_zone == "UTC" or bool(self.time_regex), "--time-zone is that of --time-regex; give both")
         require(self.folds is None or self.folds >= 2, "--folds must be 2 or more")
         require(self.folds is None or not self.fold_regex, "--folds and --fold-regex both set the fold; give one")
         require(self.limit is None or self.limit > 0, "--limit must be positive")

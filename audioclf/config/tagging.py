@@ -1,6 +1,7 @@
 """Flags of jobs/tag.py."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from audioclf.config.checks import require
 
@@ -19,20 +20,44 @@ class TagConfig:
     """Seconds in a window; default: the segments the network was trained on."""
     hop_s: float | None = None
     """Seconds from one window to the next; default: a window."""
-    top_k: int = 3
-    """Tags a window gets at most."""
-    threshold: float = 0.0
-    """Lowest probability of a tag that is written."""
+    top_k: int | None = None
+    """Tags a window gets at most; default: 3, or with thresholds all that reach theirs."""
+    threshold: float | None = None
+    """Lowest probability of a tag that is written; default: each class's own, if the checkpoint has them, else 0."""
+    thresholds: str | None = None
+    """YAML file of lowest probabilities, {CLASS: value, "*": value of the others}, instead of --threshold."""
+    embeddings: bool = False
+    """Write an embedding of each window too (float16)."""
+    event_gap_s: float = 0.0
+    """Windows of one tag that lie no further apart make one event (seconds)."""
+    export: tuple[Literal["csv", "jsonl", "audacity"], ...] = ()
+    """Write each run's tags and events as CSV or JSON Lines, its events as label files for Audacity."""
+    time_regex: str | None = None
+    """When a recording was made: a pattern on its path below --input whose first group is the time, or one by name:
+    audiomoth, audiomoth-hex, songmeter, swift, birdnet-pi, iso."""
+    time_zone: str = "UTC"
+    """Of these times: Europe/Berlin, +02:00."""
     min_age_s: float = 0.0
     """Leave files younger than this many seconds for next time: their recorder may still be writing."""
-    batch_size: int = 8
-    """Windows in a forward pass."""
+    keep_days: float | None = None
+    """Remove directories of runs older than this many days, their tags included; what they dealt with stays known."""
+    runtime: Literal["auto", "onnx", "torch"] = "auto"
+    """What computes the network; auto: PyTorch on GPUs, ONNX Runtime on CPUs, two to three times as fast there."""
+    batch_size: int | None = None
+    """Windows, or patches of them, in a forward pass; default: the fastest by measurement, 1 on CPUs, 64 on GPUs."""
     num_actors: int = 0
     """Worker processes; 0: one for each CPU there is when the job starts."""
+    use_gpu: bool = False
+    """Compute networks on GPUs; CPU workers make the windows."""
+    gpus_per_actor: float = 1.0
+    """Of a GPU, what one process that computes the network takes: 0.25 puts four on each."""
+    inference_actors: int = 0
+    """Processes that compute the network, apart from those that make windows; 0: with --use-gpu as many as fit,
+    otherwise each worker does both."""
     unit_s: float = 600.0
-    """Seconds of audio in a unit of work, or one longer recording."""
+    """Seconds of audio in a unit of work, or one longer recording that can't be read in parts."""
     max_reject_fraction: float = 0.05
-    """Share of recordings that may be rejected; above it the job exits 3."""
+    """Share of a run's recordings that may be rejected, wholly or partly; above it the job exits 3."""
     limit: int | None = None
     """Take only the first N recordings that are due."""
     dry_run: bool = False
@@ -41,10 +66,17 @@ class TagConfig:
     def __post_init__(self) -> None:
         require(self.window_s is None or self.window_s > 0, "--window-s must be positive")
         require(self.hop_s is None or self.hop_s > 0, "--hop-s must be positive")
-        require(self.top_k >= 1, "--top-k must be 1 or more")
-        require(0 <= self.threshold <= 1, "--threshold must lie between 0 and 1")
+        require(self.top_k is None or self.top_k >= 1, "--top-k must be 1 or more")
+        require(self.threshold is None or 0 <= self.threshold <= 1, "--threshold must lie between 0 and 1")
+        require(self.threshold is None or self.thresholds is None, "--threshold and --thresholds: give one of them")
+        require(self.event_gap_s >= 0, "--event-gap-s must be 0 or more")
+        require(self.time_regex is not None or self.time_zone == "UTC", "--time-zone needs --time-regex")
         require(self.min_age_s >= 0, "--min-age-s must be 0 or more")
-        require(self.batch_size >= 1, "--batch-size must be 1 or more")
+        require(self.keep_days is None or self.keep_days > 0, "--keep-days must be positive")
+        require(not (self.use_gpu and self.runtime == "onnx"), "--runtime onnx computes on CPUs; drop --use-gpu")
+        require(self.batch_size is None or self.batch_size >= 1, "--batch-size must be 1 or more")
+        require(self.gpus_per_actor > 0, "--gpus-per-actor must be positive")
+        require(self.inference_actors >= 0, "--inference-actors must be 0 or more")
         require(self.unit_s > 0, "--unit-s must be positive")
         require(self.num_actors >= 0, "--num-actors must be 0 or more")
         require(0 <= self.max_reject_fraction <= 1, "--max-reject-fraction must lie between 0 and 1")

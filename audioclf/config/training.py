@@ -212,6 +212,9 @@ class EvaluateConfig:
     """Run directory to write: metrics.json, predictions.parquet."""
     test_fold: int | None = None
     """Fold to evaluate; default: every clip."""
+    write_thresholds: bool = False
+    """Write each class's threshold, learned on the clips measured, into the checkpoint, where jobs/tag.py finds it.
+    They must be clips it was not trained on: --test-fold is the fold that its training left out."""
     batch_size: int = 16
     """Segments in a forward pass."""
     num_actors: int = 0

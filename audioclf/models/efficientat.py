@@ -11,6 +11,7 @@ from functools import partial
 from typing import ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from audioclf.models.network import Network
@@ -71,7 +72,7 @@ class MN(Network):
         self.apply(_initialise)
 
     def embed(self, log_mel: torch.Tensor) -> torch.Tensor:
-        return self.features(self.standardise(log_mel)).mean((2, 3))
+        return F.adaptive_avg_pool2d(self.features(self.standardise(log_mel)), 1).flatten(1)
 
     def classify(self, embedding: torch.Tensor) -> torch.Tensor:
         return self.classifier(embedding)
@@ -115,7 +116,7 @@ class _ChannelWeights(nn.Module):
         self.conc_se_layers = nn.ModuleList([_Excitation(n)])
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x * self.conc_se_layers[0](x.mean((2, 3)))[:, :, None, None]
+        return x * self.conc_se_layers[0](F.adaptive_avg_pool2d(x, 1))
 
 
 class _Excitation(nn.Module):
@@ -126,7 +127,12 @@ class _Excitation(nn.Module):
         self.fc2 = nn.Linear(n_squeezed, n)
 
     def forward(self, means: torch.Tensor) -> torch.Tensor:
-        return torch.sigmoid(self.fc2(torch.relu(self.fc1(means))))
+        """[B, C, 1, 1]: as convolutions, since ONNX Runtime would reorder the whole picture around dense layers."""
+        return torch.sigmoid(_by_convolution(self.fc2, torch.relu(_by_convolution(self.fc1, means))))
+
+
+def _by_convolution(dense: nn.Linear, x: torch.Tensor) -> torch.Tensor:
+    return F.conv2d(x, dense.weight[:, :, None, None], dense.bias)
 
 
 def _conv(

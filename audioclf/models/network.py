@@ -48,7 +48,8 @@ class Network(nn.Module):
 
     def standardise(self, log_mel: torch.Tensor) -> torch.Tensor:
         """[B, M, T], the front end's values, to [B, 1, M, T]; T is min_frames or more afterwards."""
-        return at_least(self.min_frames, (log_mel - self.mean) / self.std).unsqueeze(1)
+        pictures = (log_mel - self.mean) / self.std
+        return (pictures if self.min_frames == 1 else at_least(self.min_frames, pictures)).unsqueeze(1)
 
     def embed(self, log_mel: torch.Tensor) -> torch.Tensor:
         """[B, M, T] float32, the front end's values, to [B, E]: what says most about a sound whatever the classes."""

@@ -11,13 +11,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from audioclf import checkpoint, inference, metrics, rundir, schema, shards, storage, waveforms
+from audioclf import checkpoint, inference, metrics, rundir, schema, shards, storage, thresholds, waveforms
 from audioclf.checkpoint import Checkpoint
 from audioclf.config import EvaluateConfig
 from audioclf.errors import ConfigError
 from audioclf.labels import Vocabulary
-from audioclf.pipelines.run_units import map_on_actors
+from audioclf.models import pretrained
+from audioclf.pipelines.run_units import Stage, map_on_actors
 from audioclf.rundir import RunDirectory
+from audioclf.torch_classifier import TorchClassifier
 
 log = logging.getLogger("audioclf")
 
@@ -25,11 +27,18 @@ PREDICTIONS, METRICS = "predictions.parquet", "metrics.json"
 
 
 def run(config: EvaluateConfig) -> str:
-    """Measure one checkpoint on one fold, or on every clip."""
+    """Measure one checkpoint on one fold, or on every clip; on request, leave the thresholds learned there in it."""
+    if config.write_thresholds and pretrained.named(config.checkpoint):
+        raise ConfigError(
+            f"--write-thresholds: {config.checkpoint} is a published network, with no description to write them into; "
+            "leave the flag out: metrics.json has the thresholds, for a file to give to jobs/tag.py --thresholds"
+        )
     storage.reach(*config.shards, *checkpoint.uris(config.checkpoint), config.output)
     shard_uris = tuple(storage.to_uri(uri) for uri in config.shards)
     uri = checkpoint.find(config.checkpoint)
     loaded = checkpoint.load_for(config.checkpoint)
+    if config.write_thresholds:
+        _require_left_out(loaded.training.get("test_fold"), config.test_fold)
     directory = RunDirectory(config.output)
     first = shards.committed_files(shard_uris[0])[0]
     loaded.require_front_end(shards.front_end_of(shards.read_metadata(first), first), storage.display(first))
@@ -41,17 +50,37 @@ def run(config: EvaluateConfig) -> str:
     if config.dry_run:
         log.info("evaluate: would measure %s on fold %s into %s", config.checkpoint, config.test_fold, directory)
         return "ok"
-    if config.test_fold is None and loaded.training.get("clips"):
+    if config.write_thresholds and loaded.training.get("test_fold") is None:
+        log.warning(
+            "evaluate: --write-thresholds: it was trained on all clips of its shards; the thresholds are good only if "
+            "the clips measured are not among them"
+        )
+    elif config.test_fold is None and loaded.training.get("clips"):
         log.warning("evaluate: without --test-fold the clips it was trained on are among those measured")
     directory.bind("evaluate", binding, {})
     clips = predict(shard_uris, {config.test_fold: uri}, config.batch_size, config.num_actors)
     measured = measure(clips, loaded.vocabulary)
+    learned = _add_thresholds(measured, clips, loaded.vocabulary)
     write_predictions(directory, {loaded.training.get("seed", 0): clips})
     directory.write_json(METRICS, measured)
+    if config.write_thresholds:
+        checkpoint.write_thresholds(uri, thresholds.or_none(learned))
     directory.finish({"job": "evaluate", "status": "ok", "clips": len(clips)})
     report("evaluate", measured)
+    log.info("evaluate: %s", thresholds.describe(learned, loaded.vocabulary.names))
+    if config.write_thresholds:
+        log.info("wrote the thresholds into %s", storage.display(uri))
     log.info("wrote %s", directory)
     return "ok"
+
+
+def _require_left_out(left_out: int | None, test_fold: int | None) -> None:
+    """Refuse to learn thresholds on clips that the network was trained on, and is surer of than of others."""
+    if left_out is not None and test_fold != left_out:
+        raise ConfigError(
+            f"--write-thresholds: the checkpoint was trained without fold {left_out}, and on the other folds: "
+            f"give --test-fold {left_out}"
+        )
 
 
 @dataclass(frozen=True)
@@ -85,7 +114,7 @@ def predict(
     """
     files = [{"uri": uri} for run_uri in shard_uris for uri in shards.committed_files(run_uri)]
     segments: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
-    for rows in map_on_actors(_predictor, (dict(checkpoint_of_fold), batch_size), files, num_actors):
+    for rows in map_on_actors([Stage(_predictor, (dict(checkpoint_of_fold), batch_size), num_actors)], files):
         for row in rows:
             segments[row["clip_id"]].append(row)
     if not segments:
@@ -116,19 +145,18 @@ def _predict_file(uri: str, checkpoints: dict[int | None, Checkpoint], batch_siz
         loaded.require_front_end(examples.front_end, storage.display(uri))
         examples = waveforms.pictures(examples, loaded.front_end)
         multi_label = loaded.vocabulary.multi_label
-        probabilities = inference.predict(
-            loaded.network, examples.log_mel, examples.valid_frames, multi_label, batch_size
+        predicted = inference.predict(
+            TorchClassifier(loaded.network), examples.log_mel, examples.valid_frames, multi_label, batch_size
         )
         columns = ("clip_id", "uri", "segment_index", "fold", "source_id", "labels")
-        for i, row in enumerate(probabilities):
+        for i, row in enumerate(predicted.probabilities):
             rows.append({**{name: examples.columns[name][i] for name in columns}, "probabilities": row})
     return rows
 
 
 def measure(clips: list[ClipPrediction], vocabulary: Vocabulary) -> dict[str, Any]:
     """The content of metrics.json."""
-    probabilities = np.stack([clip.probabilities for clip in clips])
-    targets = vocabulary.targets([clip.labels for clip in clips])
+    probabilities, targets = _matrices(clips, vocabulary)
     folds = sorted({clip.fold for clip in clips if clip.fold is not None})
     in_fold = {fold: np.array([clip.fold == fold for clip in clips]) for fold in folds}
     return {
@@ -139,6 +167,27 @@ def measure(clips: list[ClipPrediction], vocabulary: Vocabulary) -> dict[str, An
         },
         "classes": list(vocabulary.names),
     }
+
+
+def _matrices(clips: list[ClipPrediction], vocabulary: Vocabulary) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities and targets, [N, C] each."""
+    return np.stack([clip.probabilities for clip in clips]), vocabulary.targets([clip.labels for clip in clips])
+
+
+def _add_thresholds(measured: dict[str, Any], clips: list[ClipPrediction], vocabulary: Vocabulary) -> np.ndarray:
+    """Learn each class's threshold on the clips, and put it, and how it does there, among the class's figures.
+
+    Not a part of `measure`: a threshold is of one network, and a cross-validation measures several together.
+
+    Returns:
+        [C] float64, NaN for a class without one.
+    """
+    probabilities, targets = _matrices(clips, vocabulary)
+    learned = thresholds.learn(probabilities, targets)
+    figures = thresholds.measure(learned, probabilities, targets)
+    for c, name in enumerate(vocabulary.names):
+        measured["per_class"][name] |= {key: values[c] for key, values in figures.items()}
+    return learned
 
 
 def write_predictions(directory: RunDirectory, of_seed: Mapping[int, list[ClipPrediction]]) -> None:

@@ -14,7 +14,6 @@ from audioclf import backgrounds, conservation, front_ends, manifest, policy, ru
 from audioclf.audio import rubberband
 from audioclf.audio.augment import ORIGINAL, TRANSFORM_SETS
 from audioclf.audio.pcm import AnyFrontEnd
-from audioclf.audio.segment import Grid
 from audioclf.augmentation import Augmentation
 from audioclf.config import ExtractConfig
 from audioclf.errors import ConfigError, EngineError
@@ -22,13 +21,13 @@ from audioclf.extraction import ExtractPlan, UnitExtractor
 from audioclf.manifest import ManifestFile
 from audioclf.pipelines.manifest import probe_all
 from audioclf.pipelines.progress import Progress, log_outcome
-from audioclf.pipelines.run_units import run_units
+from audioclf.pipelines.run_units import Stage, run_units
 from audioclf.rundir import RunDirectory
-from audioclf.units import Unit
+from audioclf.units import Attempt, Unit
 
 log = logging.getLogger("audioclf")
 
-PLAN_COLUMNS = ["clip_id", "size_bytes", "duration_s", "sample_rate", "channels", "start_s", "end_s"]
+PLAN_COLUMNS = ["clip_id", *units.EXTENT_COLUMNS]
 
 LIBRARIES_MB = 400
 """What of a worker's memory its libraries take."""
@@ -69,7 +68,7 @@ def run(config: ExtractConfig) -> str:
             storage.remove_unfinished(directory.at(folder))
     progress = Progress("extract", _clips_in(due), began)
     if due:
-        for counts in run_units(_make, plan, due, config.num_actors, config.memory_mb):
+        for counts in run_units([Stage(_make, plan, config.num_actors, config.memory_mb)], due):
             progress.add(counts)
         progress.close()
     totals = conservation.check(plan, work, table)
@@ -117,9 +116,9 @@ def _augmentation_binding(augmentation: Augmentation) -> dict[str, Any]:
     }
 
 
-def _make(plan: ExtractPlan) -> Callable[[Unit, bool], dict[str, Any]]:
+def _make(plan: ExtractPlan) -> Callable[[Attempt], dict[str, Any]]:
     extractor = UnitExtractor(plan)
-    return lambda unit, careful: extractor(unit, careful).to_dict()
+    return lambda attempt: extractor(attempt.unit, attempt.careful).to_dict()
 
 
 def _clips_in(due: list[Unit]) -> int:
@@ -149,7 +148,7 @@ def _plan(
     )
     _check_memory(plan, config)
     rows = len(augmentation.all_copies)
-    n_segments, seconds, splittable = _extent(table, plan.grid)
+    n_segments, seconds, splittable = units.extent(table, plan.grid)
     unit_segments = config.unit_segments or units.default_unit_segments(int(n_segments.sum()), rows)
     work = units.plan_units(n_segments, seconds, splittable, unit_segments, units.MAX_UNIT_S / rows)
     binding = {
@@ -174,24 +173,6 @@ def _check_memory(plan: ExtractPlan, config: ExtractConfig) -> None:
             f"segments of {plan.segment_s:g} s take a worker about {needed_mb:,.0f} MB beside its libraries' "
             f"{LIBRARIES_MB}: give a shorter --segment-s, or --memory-mb {needed_mb + LIBRARIES_MB:.0f}"
         )
-
-
-def _extent(table: pa.Table, grid: Grid) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """[N] segments and seconds of each clip, guessed where the manifest does not say, and whether it can be split."""
-    columns = {name: table[name].to_numpy() for name in PLAN_COLUMNS if name != "clip_id"}
-    whole_s, rate = columns["duration_s"], columns["sample_rate"]
-    known = ~(np.isnan(whole_s) | np.isnan(rate))
-    splittable = known & units.is_plain_pcm(columns["size_bytes"], whole_s, rate, columns["channels"])
-    guessed_s = units.audio_seconds(whole_s, columns["size_bytes"])
-    rate = np.where(known, rate, grid.sample_rate).astype(np.int64)
-    frames = np.rint(guessed_s * rate).astype(np.int64)
-    # As the worker cuts a part of a file: at the nearest frames, within the file.
-    first = np.minimum(np.rint(np.nan_to_num(columns["start_s"]) * rate).astype(np.int64), frames)
-    last = np.minimum(
-        np.rint(np.where(np.isnan(columns["end_s"]), 1e9, columns["end_s"]) * rate).astype(np.int64), frames
-    )
-    frames = np.where(np.isnan(columns["end_s"]), frames, last) - first
-    return grid.count_frames(np.maximum(frames, 0), rate), np.maximum(frames, 0) / rate, splittable
 
 
 def _bound_segment_s(directory: RunDirectory) -> float | None:

@@ -27,15 +27,18 @@ PROBES_AHEAD = 4  # chunks for each CPU that are queued: a worker never waits fo
 def run(config: ManifestConfig) -> str:
     """List, label, probe, deal folds, write."""
     pa.set_memory_pool(pa.system_memory_pool())  # pyarrow's own keeps what is freed: a gigabyte for five million files
+    regexes = layouts.Regexes(
+        config.label_regex, config.fold_regex, config.source_regex, config.time_regex, config.time_zone
+    )
+    _ = regexes.recording_time  # a wrong one is told before millions of files are listed
     storage.reach(config.input, config.output)
     listing = layouts.list_audio(storage.to_uri(config.input))
     log.info("%s: %s audio files", config.input, f"{len(listing.files):,}")
-    regexes = layouts.Regexes(config.label_regex, config.fold_regex, config.source_regex, config.time_regex)
     clips = _table(_lay_out(config, listing.files), regexes, config.limit)
     skipped = listing.skipped
     del listing  # its memory is wanted for what follows
     if not config.dry_run:
-        clips = _probe(clips, None if config.probe else config.probe_above_mb * 1e6)
+        clips = probe(clips, None if config.probe else config.probe_above_mb * 1e6)
     if config.folds:
         clips = folds.deal(clips, config.folds)
     manifest.check(clips)
@@ -88,7 +91,7 @@ def _table(batches_of_clips: Iterable[list[Clip]], regexes: layouts.Regexes, lim
     return pa.concat_tables(tables)
 
 
-def _probe(clips: pa.Table, above_bytes: float | None) -> pa.Table:
+def probe(clips: pa.Table, above_bytes: float | None) -> pa.Table:
     """Fill in durations, rates and channels of all clips, or of the large ones; what can't be read keeps none."""
     wanted = np.flatnonzero(
         np.ones(len(clips)) if above_bytes is None else clips["size_bytes"].to_numpy() > above_bytes

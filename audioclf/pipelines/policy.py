@@ -24,6 +24,7 @@ from audioclf.policy import Policy, training_rows
 from audioclf.policy_learning import Design, Learned
 from audioclf.rundir import RunDirectory
 from audioclf.shards import Examples
+from audioclf.torch_classifier import TorchClassifier
 from audioclf.training_rows import MemoryRows
 
 log = logging.getLogger("audioclf")
@@ -230,10 +231,10 @@ def _train(examples: Examples, how: Training, seed: int, one: PolicyTraining, ch
         MemoryRows(examples.take(rows)), vocabulary, how, seed + one.repetition, front_end, weights, start
     )
     measured = waveforms.pictures(examples.take(_originals(columns, one.measured)), front_end)
-    probabilities = inference.predict(
-        network, measured.log_mel, measured.valid_frames, vocabulary.multi_label, how.batch_size
+    predicted = inference.predict(
+        TorchClassifier(network), measured.log_mel, measured.valid_frames, vocabulary.multi_label, how.batch_size
     )
-    return {"clips": _clip_losses(measured, probabilities, vocabulary), "cpu_s": time.process_time() - began}
+    return {"clips": _clip_losses(measured, predicted.probabilities, vocabulary), "cpu_s": time.process_time() - began}
 
 
 def _originals(columns: Mapping[str, list[Any]], folds: Sequence[int]) -> np.ndarray:

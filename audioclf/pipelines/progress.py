@@ -46,6 +46,7 @@ class Progress:
         self._reasons: Counter[str] = Counter()
         self._augmented: Counter[str] = Counter()
         self._augment_s: defaultdict[str, float] = defaultdict(float)
+        self._seconds: defaultdict[str, float] = defaultdict(float)
         self._metrics = {
             name: metrics.Counter(f"audioclf_{name}", description, tag_keys=("job",))
             for name, description in COUNTED.items()
@@ -59,6 +60,8 @@ class Progress:
         self._augmented.update(counts.get("augmented", {}))
         for name, seconds in counts.get("augment_s", {}).items():
             self._augment_s[name] += seconds
+        for name, seconds in counts.get("seconds", {}).items():
+            self._seconds[name] += seconds
         for name, metric in self._metrics.items():
             if counts[name]:
                 metric.inc(counts[name], {"job": self._job})
@@ -113,6 +116,7 @@ class Progress:
             "ms_per_copy": {
                 name: round(1000 * self._augment_s[name] / count, 1) for name, count in self._augmented.items()
             },
+            "seconds": {name: round(seconds, 1) for name, seconds in self._seconds.items()},
             "wall_s": round(now - self._began, 3),
             "fixed_s": round((self._first[0] if self._first else now) - self._began, 3),
             "clips_per_s": round(rate["clips"], 1),

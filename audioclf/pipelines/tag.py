@@ -2,165 +2,229 @@
 
 import logging
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import numpy as np
+import pyarrow as pa
 
-from audioclf import checkpoint, layouts, ledger, manifest, shards, storage, units
+from audioclf import archive, checkpoint, export, ledger, manifest, run_lock, storage, tag_results, tag_summary, units
+from audioclf.archive import Archive, Due
 from audioclf.checkpoint import Checkpoint
 from audioclf.config import TagConfig
-from audioclf.errors import ConfigError
-from audioclf.manifest import Clip
+from audioclf.errors import CheckpointMismatchError, ConfigError
+from audioclf.ledger import Ledger
+from audioclf.pipelines import cluster, tag_stages
+from audioclf.pipelines.manifest import probe
 from audioclf.pipelines.progress import Progress, log_outcome
-from audioclf.pipelines.run_units import run_units
+from audioclf.pipelines.run_units import Stage, run_units
+from audioclf.run_lock import RunLock
 from audioclf.rundir import RunDirectory
-from audioclf.tagging import TagPlan, UnitTagger
-from audioclf.units import Unit
+from audioclf.tag_results import RUNS
+from audioclf.tag_settings import TagSettings
+from audioclf.tagging import TagPlan
+from audioclf.windows import Windows
 
 log = logging.getLogger("audioclf")
 
-RUNS, MANIFEST = "runs", "manifest.parquet"
+LOCK, MANIFEST, NETWORK = "lock.json", "manifest.parquet", "network"
+RUN_NAME = "%Y%m%dT%H%M%S.%fZ"
+
+PROBE_ABOVE_BYTES = 64e6
+"""Larger files are looked into for their length, so that several workers share them."""
+
+UNIT_BYTES = 64 << 20
+"""Of the pictures of a unit."""
+
+BATCH_SIZE = {"cpu": 1, "cuda": 64}
+"""By measurement, see benchmarks/README.md: on a CPU larger batches fall out of its cache."""
+
+MOST_REJECTS_LOGGED = 10
 
 
 def run(config: TagConfig) -> str:
-    """List, leave out what the ledger knows, tag the rest, bring the ledger up to date."""
+    """Hold the output's lock while its archive is listed, what is due is tagged and the ledger brought up to date."""
     began = time.monotonic()
     storage.reach(config.input, *checkpoint.uris(config.checkpoint), config.output)
-    uri = checkpoint.find(config.checkpoint)
     loaded = checkpoint.load_for(config.checkpoint)
+    settings = TagSettings.of(config, loaded)
     output = RunDirectory(config.output)
-    window_s = config.window_s or loaded.segment_s
-    hop_s = config.hop_s or window_s
-    known = ledger.read(output, _run_names(output))
-    found = _recordings(config)
-    seen = known.seen()
-    due = [clip for clip in found if seen.get(clip.clip_id) != (clip.size_bytes, clip.etag)]
-    old_enough = _old_enough(due, config.min_age_s)
-    due, too_young = old_enough[: config.limit], len(due) - len(old_enough)
-    log.info(
-        "tag: %s recordings, %s of them due, %s too young; windows of %.2f s every %.2f s, top %d at %.2f or more",
-        f"{len(found):,}", f"{len(due):,}", f"{too_young:,}", window_s, hop_s, config.top_k, config.threshold,
-    )  # fmt: skip
     if config.dry_run:
+        closed = [one.name for one in tag_results.runs_of(output) if one.is_closed()]
+        _find_due(config, settings, ledger.read(output, closed))
         return "ok"
-    output.bind(
-        "tag",
-        _binding(config, loaded, window_s, hop_s),
-        {"input": config.input, "checkpoint": config.checkpoint},
-    )
-    if not due:
-        ledger.write_snapshot(output, known)
+    with run_lock.hold(output.at(LOCK), "tag") as lock:
+        output.bind("tag", _binding(config, settings, loaded), {"checkpoint": config.checkpoint})
+        return _tag(config, settings, loaded, output, lock, began)
+
+
+def _tag(
+    config: TagConfig, settings: TagSettings, loaded: Checkpoint, output: RunDirectory, lock: RunLock, began: float
+) -> str:
+    known = _settle(config, loaded, output)
+    found, due = _find_due(config, settings, known)
+    status = "ok"
+    if len(due.table):
+        directory = RunDirectory(output.at(RUNS, datetime.now(UTC).strftime(RUN_NAME)))
+        progress = _process(config, settings, loaded, due.table, output, directory, lock, began)
+        known = _settle(config, loaded, output)
+        status = _sum_up(config, settings, directory, due, progress)
+    else:
         log.info("tag: nothing new")
-        return "ok"
-    name = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
-    directory = RunDirectory(output.at(RUNS, name))
-    table = manifest.to_table(due)
+    lock.check()
+    known = known if found.is_manifest else known.listing(found.table)
+    ledger.write_snapshot(output, known)
+    _remove_old(config.keep_days, output)
+    return status
+
+
+def _settle(config: TagConfig, loaded: Checkpoint, output: RunDirectory) -> Ledger:
+    """Close the runs that are not, those that were killed among them; the ledger of all."""
+    runs = tag_results.runs_of(output)
+    for one in runs:
+        if not one.is_closed():
+            one.close(loaded.vocabulary.names, config.event_gap_s, config.export)
+    return ledger.read(output, [one.name for one in runs])
+
+
+def _find_due(config: TagConfig, settings: TagSettings, known: Ledger) -> tuple[Archive, Due]:
+    """What there is, and what of it is to be done."""
+    found = archive.find(config.input)
+    due = archive.due(found, known, config.min_age_s, settings.times, config.limit)
+    log.info(
+        "tag: %s recordings, %s of them due%s, %s too young; %s",
+        f"{len(found):,}", f"{len(due.table):,}", f" (--limit {config.limit})" if config.limit else "",
+        f"{due.too_young:,}", settings.describe(),
+    )  # fmt: skip
+    if due.undated:
+        log.warning("tag: the names of %s recordings do not match --time-regex: no recorded_at", f"{due.undated:,}")
+    return found, due
+
+
+def _binding(config: TagConfig, settings: TagSettings, loaded: Checkpoint) -> dict[str, Any]:
+    """What the rows depend on: one output holds tags of one archive and network, cut in one way."""
+    uri = storage.to_uri(config.input)
+    return {
+        "input": "a manifest" if uri.endswith(archive.MANIFEST_SUFFIX) else uri,
+        "model": loaded.name,
+        "weights": loaded.weights_digest(),
+        "classes": list(loaded.vocabulary.names),
+        "front_end": loaded.front_end.to_dict(),
+        **settings.to_dict(),
+    }
+
+
+def _process(
+    config: TagConfig,
+    settings: TagSettings,
+    loaded: Checkpoint,
+    table: pa.Table,
+    output: RunDirectory,
+    directory: RunDirectory,
+    lock: RunLock,
+    began: float,
+) -> Progress:
+    """Tag the rows of a manifest into a run directory."""
+    table = probe(table, PROBE_ABOVE_BYTES)
     manifest.write(table, directory.at(MANIFEST))
+    windows = Windows(directory.at(MANIFEST), loaded.front_end, settings.window_s, settings.hop_s)
+    device = "cuda" if config.use_gpu else "cpu"
     plan = TagPlan(
-        directory.at(MANIFEST),
+        windows,
         directory.uri,
-        uri,
-        window_s,
-        hop_s,
-        config.top_k,
-        config.threshold,
-        config.batch_size,
+        checkpoint.find(config.checkpoint),
+        _onnx_file(config, loaded, windows, output),
+        loaded.vocabulary,
+        settings.top_k,
+        settings.thresholds,
+        config.batch_size or BATCH_SIZE[device],
+        config.embeddings,
+        device,
     )
-    seconds = units.audio_seconds(table["duration_s"].to_numpy(), table["size_bytes"].to_numpy())
-    ones = np.ones(len(due), np.int64)
-    work = units.plan_units(ones, seconds, ones == 0, units.default_unit_segments(len(due)), config.unit_s)
-    progress = _process(plan, work, len(due), config.num_actors, began)
-    summary = _summary(directory, work, progress, config.max_reject_fraction)
-    directory.finish(summary)
-    ledger.write_snapshot(output, ledger.read(output, _run_names(output)))
-    _report(directory, summary)
-    return summary["status"]
-
-
-def _process(plan: TagPlan, work: list[Unit], n_due: int, num_actors: int, began: float) -> Progress:
-    progress = Progress("tag", n_due, began, "recordings")
-    for counts in run_units(UnitTagger, plan, work, num_actors):
+    n_windows, seconds, splittable = units.extent(table, windows.grid)
+    most = min(units.default_unit_segments(int(n_windows.sum())), max(1, UNIT_BYTES // windows.picture_bytes))
+    work = units.plan_units(n_windows, seconds, splittable, most, config.unit_s)
+    progress = Progress("tag", len(table), began, "recordings")
+    for counts in run_units(_stages(config, plan, len(work)), work):
+        lock.check()
         progress.add(counts)
     progress.close()
     return progress
 
 
-def _binding(config: TagConfig, loaded: Checkpoint, window_s: float, hop_s: float) -> dict[str, Any]:
-    """What the rows depend on: one output holds tags of one network and one way of cutting."""
-    return {
-        "model": loaded.name,
-        "weights": loaded.weights_digest(),
-        "classes": list(loaded.vocabulary.names),
-        "front_end": loaded.front_end.to_dict(),
-        "window_s": window_s,
-        "hop_s": hop_s,
-        "top_k": config.top_k,
-        "threshold": config.threshold,
-    }
+def _onnx_file(config: TagConfig, loaded: Checkpoint, windows: Windows, output: RunDirectory) -> str | None:
+    """The network for ONNX Runtime, made once for an output; None where PyTorch is to compute it.
+
+    Raises:
+        ConfigError: ONNX Runtime is asked for, and can't compute this network.
+    """
+    if config.use_gpu or config.runtime == "torch":
+        return None
+    frames = loaded.network.patch_frames or loaded.front_end.n_frames(windows.grid.length)
+    uri = output.at(NETWORK, f"{loaded.weights_digest()}-{frames}.onnx")
+    if not storage.exists(uri):
+        try:
+            files = export.export(loaded, ["onnx"], frames)
+        except CheckpointMismatchError as error:
+            if config.runtime == "onnx":
+                raise ConfigError(f"--runtime onnx: {error}; leave it to PyTorch") from error
+            log.info("tag: computed by PyTorch, since ONNX Runtime can't: %s", error)
+            return None
+        storage.write_bytes(uri, files[export.FILES["onnx"]])
+    return uri
 
 
-def _run_names(output: RunDirectory) -> list[str]:
-    return storage.folders_in(output.at(RUNS))
+def _stages(config: TagConfig, plan: TagPlan, n_units: int) -> list[Stage]:
+    """One worker does all of a unit; or some make its windows, and others, on GPUs, compute the network.
+
+    Raises:
+        ConfigError: GPUs are asked for, and there are none.
+    """
+    cluster.connect()
+    if config.use_gpu and not cluster.gpus():
+        raise ConfigError("--use-gpu: this cluster has no GPU; drop it, or start one with GPUs")
+    n_inference = config.inference_actors
+    if config.use_gpu:
+        n_inference = n_inference or int(cluster.gpus() / config.gpus_per_actor)
+    if not n_inference:
+        return [Stage(tag_stages.tag_units, plan, config.num_actors)]
+    n_inference = min(n_inference, n_units)
+    n_cutters = config.num_actors or max(1, cluster.cpus() - n_inference)
+    num_gpus = config.gpus_per_actor if config.use_gpu else 0
+    return [
+        Stage(tag_stages.cut_units, plan.windows, n_cutters),
+        Stage(tag_stages.tag_windows, plan, n_inference, num_gpus=num_gpus),
+    ]
 
 
-def _recordings(config: TagConfig) -> list[Clip]:
-    """The recordings of a manifest, or of a listing."""
-    uri = storage.to_uri(config.input)
-    if uri.endswith(".parquet"):
-        return manifest.clips_of(manifest.read(uri).table)
-    return layouts.from_flat(layouts.list_audio(uri).files)
-
-
-def _old_enough(clips: list[Clip], min_age_s: float) -> list[Clip]:
-    """Those last modified min_age_s ago or longer."""
-    if min_age_s == 0:
-        return clips
-    newest = time.time() - min_age_s
-    if any(clip.modified_s is None for clip in clips):
-        raise ConfigError("--min-age-s needs a folder or prefix as --input: a manifest has no times of modification")
-    return [clip for clip in clips if (clip.modified_s or 0) <= newest]
-
-
-def _summary(
-    directory: RunDirectory, work: list[Unit], progress: Progress, max_reject_fraction: float
-) -> dict[str, Any]:
-    """Counted from what is committed."""
-    reasons: dict[str, int] = {}
-    recordings = tags = rejected = 0
-    audio_s = 0.0
-    with_rejects = directory.committed(shards.REJECTS)
-    for unit in work:
-        rows = shards.read_table(directory.at("recordings", unit.name), ["status", "duration_s"])
-        status = np.array(rows["status"].to_pylist())
-        recordings += len(status)
-        rejected += int((status == "rejected").sum())
-        audio_s += sum(value or 0.0 for value in rows["duration_s"].to_pylist())
-        tags += len(shards.read_table(directory.at(shards.DATA, unit.name), ["rank"]))
-        if unit.name in with_rejects and (status == "rejected").any():
-            for reason in shards.read_table(directory.at(shards.REJECTS, unit.name), ["error"])["error"].to_pylist():
-                reasons[reason] = reasons.get(reason, 0) + 1
-    planned = work[-1].row_stop
-    return {
-        "job": "tag",
-        "status": "too_many_rejects" if rejected > max_reject_fraction * recordings else "ok",
-        "total": {
-            "recordings": {"planned": planned, "ok": recordings - rejected, "rejected": rejected},
-            "tags": tags,
-            "audio_s": round(audio_s, 3),
-            "rejects_by_reason": reasons,
-        },
-        "max_reject_fraction": max_reject_fraction,
-        "this_run": progress.summary(),
-    }
-
-
-def _report(directory: RunDirectory, summary: dict[str, Any]) -> None:
+def _sum_up(config: TagConfig, settings: TagSettings, directory: RunDirectory, due: Due, progress: Progress) -> str:
+    """Write the run's summary and tell it."""
+    summary = tag_summary.count(directory, len(due.table), config.max_reject_fraction)
+    summary["settings"] = settings.to_dict()
+    summary["this_run"] = progress.summary()
+    directory.finish(summary)
     total = summary["total"]
     recordings = total["recordings"]
     log.info(
-        "tag: %s: %s recordings = %s ok + %s rejected; %s tags, %.2f h of audio",
-        summary["status"], f"{recordings['planned']:,}", f"{recordings['ok']:,}", f"{recordings['rejected']:,}",
-        f"{total['tags']:,}", total["audio_s"] / 3600,
+        "tag: %s: %s recordings = %s ok + %s partial + %s rejected; %s windows, %s tags, %.2f h of audio in %.0f s",
+        summary["status"], f"{recordings['planned']:,}", f"{recordings['ok']:,}", f"{recordings['partial']:,}",
+        f"{recordings['rejected']:,}", f"{total['windows']:,}", f"{total['tags']:,}", total["audio_s"] / 3600,
+        summary["this_run"]["wall_s"],
     )  # fmt: skip
+    rejects = tag_summary.read_rejects(directory)
+    for row in rejects.slice(0, MOST_REJECTS_LOGGED).to_pylist():
+        log.info("  rejected: %s: %s: %s", storage.display(row["uri"]), row["error"], row["message"])
+    if len(rejects) > MOST_REJECTS_LOGGED:
+        log.info("  … and %s more", f"{len(rejects) - MOST_REJECTS_LOGGED:,}")
     log_outcome(directory, summary)
+    return summary["status"]
+
+
+def _remove_old(keep_days: float | None, output: RunDirectory) -> None:
+    """Remove runs that began longer ago; the ledger has what they dealt with."""
+    if keep_days is None:
+        return
+    oldest = datetime.now(UTC) - timedelta(days=keep_days)
+    for one in tag_results.runs_of(output):
+        if datetime.strptime(one.name, RUN_NAME).replace(tzinfo=UTC) < oldest:
+            log.info("tag: removing run %s, older than --keep-days %g", one.name, keep_days)
+            storage.remove_all(output.at(RUNS, one.name))

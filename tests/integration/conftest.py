@@ -10,8 +10,8 @@ import pytest
 import soundfile
 from moto.server import ThreadedMotoServer
 
-from audioclf.config import ExtractConfig, ManifestConfig
-from audioclf.pipelines import extract, manifest
+from audioclf.config import ExtractConfig, ManifestConfig, TrainConfig
+from audioclf.pipelines import extract, manifest, train
 
 RATE = 8_000
 
@@ -94,3 +94,12 @@ def extracted(manifest_file: str, tmp_path_factory: pytest.TempPathFactory) -> s
     path = str(tmp_path_factory.mktemp("run") / "shards")
     assert extract.run(ExtractConfig(manifest=manifest_file, output=path)) == "ok"
     return path
+
+
+@pytest.fixture(scope="session")
+def trained(extracted: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A network trained on fold 2."""
+    output = str(tmp_path_factory.mktemp("train") / "run")
+    config = TrainConfig(shards=(extracted,), output=output, test_fold=1, epochs=3, batch_size=4)
+    assert train.run(config) == "ok"
+    return output

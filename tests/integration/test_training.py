@@ -1,30 +1,19 @@
-"""Training, cross-validation, evaluation and tagging on a Ray cluster."""
+"""Training, cross-validation and evaluation on a Ray cluster."""
 
 import json
 from pathlib import Path
 
-import boto3
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from sklearn.metrics import accuracy_score, average_precision_score
 
 from audioclf import checkpoint, shards, storage
-from audioclf.config import CrossvalConfig, EvaluateConfig, ExtractConfig, TagConfig, TrainConfig
+from audioclf.config import CrossvalConfig, EvaluateConfig, ExtractConfig, TrainConfig
 from audioclf.errors import CheckpointMismatchError, ConfigError
-from audioclf.pipelines import crossval, evaluate, extract, tag, train
+from audioclf.pipelines import crossval, evaluate, extract, train
 
 EPOCHS = 3
-
-
-@pytest.fixture(scope="session")
-def trained(extracted: str, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A network trained on fold 2."""
-    output = str(tmp_path_factory.mktemp("train") / "run")
-    config = TrainConfig(shards=(extracted,), output=output, test_fold=1, epochs=EPOCHS, batch_size=4)
-    assert train.run(config) == "ok"
-    return output
 
 
 def test_training_leaves_a_checkpoint_that_knows_its_front_end_and_classes(trained: str, extracted: str) -> None:
@@ -134,52 +123,3 @@ def test_a_training_goes_on_from_a_checkpoint_of_the_same_front_end(
 def test_a_fold_that_does_not_exist_is_refused(extracted: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="the shards have the folds 1, 2"):
         train.run(TrainConfig(shards=(extracted,), output=str(tmp_path), test_fold=7))
-
-
-def tag_rows(output: Path) -> pa.Table:
-    files = sorted(output.glob("runs/*/data/*.parquet"))
-    return pa.concat_tables([pq.read_table(file) for file in files])
-
-
-def test_tagging_takes_what_is_new_or_changed_and_nothing_twice(trained: str, clips: Path, tmp_path: Path) -> None:
-    archive, output = tmp_path / "archive", tmp_path / "tags"
-    archive.mkdir()
-    for name in ("0.wav", "1.wav", "2.wav"):
-        (archive / name).write_bytes((clips / "high" / name).read_bytes())
-    (archive / "broken.wav").write_bytes(b"RIFF")
-    config = TagConfig(input=str(archive), checkpoint=trained, output=str(output), top_k=1, max_reject_fraction=0.5)
-    assert tag.run(config) == "ok"
-    assert len(tag_rows(output)) == 3  # a window each: none is longer than a training segment
-    assert tag.run(config) == "ok"
-    assert len(list((output / "runs").iterdir())) == 1, "nothing new, and yet another run"
-    (archive / "0.wav").write_bytes((clips / "low" / "11.wav").read_bytes())
-    (archive / "3.wav").write_bytes((clips / "low" / "3.wav").read_bytes())
-    assert tag.run(config) == "ok"
-    second = max((output / "runs").iterdir())
-    redone = {Path(uri).name for uri in pq.read_table(second / "manifest.parquet")["uri"].to_pylist()}
-    assert redone == {"0.wav", "3.wav"}
-
-
-def test_tags_are_the_same_from_a_bucket(trained: str, clips: Path, bucket: str, tmp_path: Path) -> None:
-    client = boto3.client("s3")
-    for path in (clips / "low").glob("?.wav"):
-        client.upload_file(str(path), bucket, f"low/{path.name}")
-    remote = TagConfig(input=f"s3://{bucket}", checkpoint=trained, output=f"s3://{bucket}-tags/out", window_s=0.5)
-    client.create_bucket(Bucket=f"{bucket}-tags")
-    assert tag.run(remote) == "ok"
-    local_in = tmp_path / "in" / "low"
-    local_in.mkdir(parents=True)
-    for path in (clips / "low").glob("?.wav"):
-        (local_in / path.name).write_bytes(path.read_bytes())
-    assert (
-        tag.run(TagConfig(input=str(tmp_path / "in"), checkpoint=trained, output=str(tmp_path / "out"), window_s=0.5))
-        == "ok"
-    )
-    columns = ["clip_id", "start_s", "end_s", "tag", "rank", "probability"]
-    order = [("clip_id", "ascending"), ("start_s", "ascending"), ("rank", "ascending")]
-    here = tag_rows(tmp_path / "out").select(columns).sort_by(order)
-    (run,) = storage.folders_in(f"s3://{bucket}-tags/out/runs")
-    files = shards.committed_files(f"s3://{bucket}-tags/out/runs/{run}")
-    there = pa.concat_tables([shards.read_table(uri, columns) for uri in files]).sort_by(order)
-    assert here.drop_columns("probability").equals(there.drop_columns("probability"))
-    np.testing.assert_allclose(here["probability"], there["probability"], atol=1e-6)

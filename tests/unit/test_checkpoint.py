@@ -41,6 +41,37 @@ def test_all_that_describes_a_network_comes_back(tmp_path: Path, s3_bucket: str)
     assert checkpoint.find(f"s3://{s3_bucket}/run") == f"s3://{s3_bucket}/run/checkpoint"
 
 
+def test_thresholds_come_back_in_the_order_of_the_classes(tmp_path: Path, s3_bucket: str) -> None:
+    network = models.build("sbcnn", 128, 3).eval()
+    names = Vocabulary(("wind", "rain", "dog"), multi_label=True)  # not in the order of the alphabet, as JSON keys are
+    learned = (0.1 + 0.2, None, 1.0)
+    saved = Checkpoint(network, "sbcnn", SPEC, names, 1.5, {}, {}, learned)
+    without = Checkpoint(network, "sbcnn", SPEC, names, 1.5, {"a": 1}, {"loss": 0.25})
+    assert saved.weights_digest() == without.weights_digest()
+    for uri in (storage.to_uri(str(tmp_path / "c")), f"s3://{s3_bucket}/c"):
+        saved.save(uri)
+        assert checkpoint.load(uri).thresholds == learned
+        without.save(uri)
+        assert checkpoint.load(uri).thresholds is None
+        weights = storage.read_bytes(f"{uri}/model.safetensors")
+        checkpoint.write_thresholds(uri, learned)
+        loaded = checkpoint.load(uri)
+        assert (loaded.thresholds, loaded.vocabulary, loaded.training) == (learned, names, {"a": 1})
+        assert storage.read_bytes(f"{uri}/model.safetensors") == weights
+        description = json.loads(storage.read_bytes(f"{uri}/checkpoint.json"))
+        assert description["thresholds"] == {"wind": 0.1 + 0.2, "rain": None, "dog": 1.0}
+        checkpoint.write_thresholds(uri, (None, 0.5, 0.5))  # a second time, in place of the first
+        assert checkpoint.load(uri).thresholds == (None, 0.5, 0.5)
+    with pytest.raises(SchemaError, match="no checkpoint"):
+        checkpoint.write_thresholds(storage.to_uri(str(tmp_path / "nothing")), learned)
+
+
+def test_a_checkpoint_from_before_thresholds_has_none(tmp_path: Path) -> None:
+    uri = save(tmp_path, thresholds=None)
+    assert "thresholds" not in json.loads(storage.read_bytes(f"{uri}/checkpoint.json"))
+    assert checkpoint.load(uri).thresholds is None
+
+
 def test_one_changed_weight_changes_the_digest() -> None:
     network = models.build("sbcnn", 128, 3).eval()
     one = Checkpoint(network, "sbcnn", SPEC, TRIO, 1.0, {}, {})
@@ -63,3 +94,21 @@ def test_one_changed_weight_changes_the_digest() -> None:
 def test_a_description_that_does_not_fit_is_refused(tmp_path: Path, changes: dict) -> None:
     with pytest.raises(SchemaError, match="checkpoint"):
         checkpoint.load(save(tmp_path, **changes))
+
+
+@pytest.mark.parametrize(
+    ("damaged", "says"),
+    [
+        ({"a": 0.5, "b": 0.5}, "not one for each class"),
+        ({"a": 0.5, "b": 0.5, "c": 0.5, "d": 0.5}, "not one for each class"),
+        ({"a": 0.5, "b": 0.5, "dog": 0.5}, "not one for each class"),
+        ([0.5, 0.5, 0.5], "not one for each class"),
+        ({"a": 50, "b": 0.5, "c": 0.5}, "a: 50 is neither null nor a number"),
+        ({"a": "0.5", "b": 0.5, "c": 0.5}, "a: '0.5' is neither null nor a number"),
+        ({"a": True, "b": 0.5, "c": 0.5}, "a: True is neither null nor a number"),
+        ({"a": float("nan"), "b": 0.5, "c": 0.5}, "a: nan is neither null nor a number"),
+    ],
+)
+def test_damaged_thresholds_are_refused(tmp_path: Path, damaged: object, says: str) -> None:
+    with pytest.raises(SchemaError, match=rf"checkpoint\.json: not a checkpoint's description: thresholds: {says}"):
+        checkpoint.load(save(tmp_path, thresholds=damaged))

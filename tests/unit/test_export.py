@@ -28,6 +28,7 @@ from audioclf.models import Network
 from audioclf.models.crnn import CRNN
 from audioclf.models.sbcnn import SBCNN
 from audioclf.pipelines import export as pipeline
+from audioclf.torch_classifier import TorchClassifier
 
 ROOT = Path(__file__).parents[2]
 BOTH = ("torchscript", "onnx")
@@ -152,24 +153,24 @@ def test_networks_of_patches_take_patches() -> None:
 class Forgetful(SBCNN):
     """Its trace, of two segments, is another network for other numbers."""
 
-    def forward(self, log_mel: torch.Tensor) -> torch.Tensor:
-        logits = super().forward(log_mel)
-        return logits if len(log_mel) == 2 else logits + 1
+    def classify(self, embedding: torch.Tensor) -> torch.Tensor:
+        logits = super().classify(embedding)
+        return logits if len(logits) == 2 else logits + 1
 
 
 class Centred(CRNN):
     """Its trace keeps the length of the segment that it was made with."""
 
-    def forward(self, log_mel: torch.Tensor) -> torch.Tensor:
-        return super().forward(log_mel) / int(log_mel.shape[2])
+    def embed(self, log_mel: torch.Tensor) -> torch.Tensor:
+        return super().embed(log_mel) / int(log_mel.shape[2])
 
 
 class Rigid(CRNN):
     """Its trace fails for another length than that it was made with."""
 
-    def forward(self, log_mel: torch.Tensor) -> torch.Tensor:
+    def embed(self, log_mel: torch.Tensor) -> torch.Tensor:
         n_frames = int(log_mel.shape[2])
-        return super().forward(log_mel.reshape(-1, 128 * n_frames).reshape(-1, 128, n_frames))
+        return super().embed(log_mel.reshape(-1, 128 * n_frames).reshape(-1, 128, n_frames))
 
 
 @pytest.mark.parametrize("format_", BOTH)
@@ -265,7 +266,8 @@ def test_the_example_gives_what_evaluation_gives(
     exec(with_onnx, found)
     picture = log_mel(samples, loaded.front_end)
     valid = np.array([picture.shape[1]])
-    expected = inference.predict(loaded.network, picture[None], valid, multi_label, batch_size=4)[0]
+    classifier = TorchClassifier(loaded.network)
+    expected = inference.predict(classifier, picture[None], valid, multi_label, batch_size=4).probabilities[0]
     assert list(found["of_clip"]) == list(NAMES)
     np.testing.assert_allclose(list(found["of_clip"].values()), expected, atol=1e-5)
     of_torch: dict[str, Any] = {**found, "torch": torch}

@@ -42,9 +42,10 @@ class Silent:
         return {}
 
 
-def in_turn(make: Any, plan: Any, units: Any, *args: Any) -> Iterator[dict[str, Any]]:
+def in_turn(stages: Any, units: Any) -> Iterator[dict[str, Any]]:
     """Units one after the other, in this process."""
-    with contextlib.closing(UnitExtractor(plan)) as extractor:
+    (stage,) = stages
+    with contextlib.closing(UnitExtractor(stage.plan)) as extractor:
         for unit in units:
             yield extractor(unit).to_dict()
 

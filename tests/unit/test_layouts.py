@@ -14,26 +14,6 @@ def info(path: str, uri: str | None = None) -> FileInfo:
     return FileInfo(uri or f"file:///in/{path}", path, 10, "1", 0.0)
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("20240131_235959", datetime(2024, 1, 31, 23, 59, 59, tzinfo=UTC)),
-        ("2024-01-31T23:59:59Z", datetime(2024, 1, 31, 23, 59, 59, tzinfo=UTC)),
-        ("2024-01-31T23:59:59+02:00", datetime(2024, 1, 31, 21, 59, 59, tzinfo=UTC)),
-        ("2024-01-31", datetime(2024, 1, 31, tzinfo=UTC)),
-        ("2024-01-31T23+02:00", datetime(2024, 1, 31, 21, tzinfo=UTC)),
-    ],
-)
-def test_times_are_utc(text: str, expected: datetime) -> None:
-    assert layouts.parse_time(text, "x.wav") == expected
-
-
-@pytest.mark.parametrize("text", ["20240230_000000", "20240131_240000", "12345", "yesterday"])
-def test_what_is_no_time_is_named(text: str) -> None:
-    with pytest.raises(ConfigError, match=rf"'site/x\.wav': '{text}' is not a time"):
-        layouts.parse_time(text, "site/x.wav")
-
-
 def test_a_csv_may_name_clips_by_uri() -> None:
     text = "uri,labels\n/in/b c.wav,cat\nfile:///in/a.wav,dog\n"
     clips = layouts.from_csv([info("a.wav"), info("b%20c.wav")], text, "x.csv")
@@ -86,3 +66,17 @@ def test_labels_found_by_regex_need_no_class_folder() -> None:
 def test_a_regex_sees_the_name_as_a_person_does() -> None:
     (found,) = layouts.from_flat([info("caf%C3%A9%20noir/1.wav")])
     assert layouts.Regexes(label="^(.+)/").apply(found).labels == ("café noir",)
+
+
+def test_times_are_of_a_zone_or_of_a_ready_pattern() -> None:
+    (found,) = layouts.from_flat([info("a%20b/MOTH_20240731_020000.WAV")])
+    clip = layouts.Regexes(time="audiomoth", time_zone="Europe/Berlin").apply(found)
+    assert clip.recorded_at == datetime(2024, 7, 31, tzinfo=UTC)
+    with pytest.raises(ConfigError, match=r"--time-regex 'birdnet-pi' does not match 'a b/MOTH_20240731_020000\.WAV'"):
+        layouts.Regexes(time="birdnet-pi").apply(found)
+
+
+@pytest.mark.parametrize(("time", "zone", "says"), [("iso", "Mars/Base", "--time-zone"), ("audiomoht", "UTC", "group")])
+def test_a_wrong_zone_or_pattern_needs_no_clip_to_be_told(time: str, zone: str, says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        _ = layouts.Regexes(time=time, time_zone=zone).recording_time

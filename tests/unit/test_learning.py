@@ -9,14 +9,14 @@ import torch
 from sklearn.metrics import average_precision_score, precision_score, recall_score
 from torch import nn
 
-from audioclf import checkpoint, inference, ledger, metrics, models, shards, storage, tagging, training, training_input
+from audioclf import checkpoint, inference, metrics, models, storage, training, training_input
 from audioclf.audio.frontend import FRONT_ENDS, get_front_end
 from audioclf.checkpoint import Checkpoint
 from audioclf.config import Training
 from audioclf.errors import CheckpointMismatchError, ConfigError, SchemaError, TrainingError
 from audioclf.labels import Vocabulary
-from audioclf.rundir import RunDirectory
 from audioclf.shards import Examples
+from audioclf.torch_classifier import TorchClassifier
 from audioclf.training_rows import MemoryRows
 
 SPEC = get_front_end("logmel44k")
@@ -98,7 +98,9 @@ def test_training_learns_what_can_be_learnt() -> None:
     learner = trainer(data, network, epochs=6, batch_size=4)
     losses = [learner.epoch(epoch)[0] for epoch in range(6)]
     assert losses[-1] < 0.2 * losses[0]
-    predicted = inference.predict(network.eval(), data.log_mel, data.valid_frames, False, 8)
+    predicted = inference.predict(
+        TorchClassifier(network.eval()), data.log_mel, data.valid_frames, False, 8
+    ).probabilities
     assert (predicted.argmax(1) == np.arange(12) % 2).all()
 
 
@@ -148,7 +150,7 @@ def test_patches_lie_within_the_real_frames() -> None:
 
 def test_a_segment_shorter_than_a_patch_is_continued_by_its_padding() -> None:
     log_mel = torch.tensor([[[1.0, 2.0, -100.0]]])
-    patch = inference.patches_at(log_mel, torch.tensor([0]), torch.tensor([0]), 5)
+    patch = training_input.cut_patches(log_mel, np.array([1]), np.array([0.5]), 5)
     assert patch.tolist() == [[[1, 2, -100, -100, -100]]]
 
 
@@ -159,7 +161,7 @@ def test_probabilities_are_the_mean_over_patches() -> None:
     data = examples(3)
     network = network_for(data).eval()
     valid = np.array([140, 132, 20])
-    got = inference.predict(network, data.log_mel, valid, False, batch_size=2)
+    got = inference.predict(TorchClassifier(network), data.log_mel, valid, False, batch_size=2).probabilities
     for i, starts in enumerate(([0, 8], [0], [0])):  # every 8 frames while 128 fit
         patches = torch.from_numpy(np.stack([data.log_mel[i, :, s : s + 128] for s in starts])).float()
         with torch.inference_mode():
@@ -170,10 +172,11 @@ def test_probabilities_are_the_mean_over_patches() -> None:
 @pytest.mark.parametrize("batch_size", [1, 7, 64])
 def test_batch_size_and_neighbours_do_not_matter(batch_size: int) -> None:
     data = examples(5)
-    network = network_for(data).eval()
-    together = inference.predict(network, data.log_mel, data.valid_frames, False, batch_size)
-    alone = [inference.predict(network, data.log_mel[[i]], data.valid_frames[[i]], False, 1)[0] for i in range(5)]
-    np.testing.assert_allclose(together, alone, atol=1e-5)
+    classifier = TorchClassifier(network_for(data).eval())
+    together = inference.predict(classifier, data.log_mel, data.valid_frames, False, batch_size)
+    alone = [inference.predict(classifier, data.log_mel[[i]], data.valid_frames[[i]], False, 1) for i in range(5)]
+    for values, of_each in zip(together, zip(*alone, strict=True), strict=True):
+        np.testing.assert_allclose(values, np.concatenate(of_each), atol=1e-5)
 
 
 # --- checkpoints
@@ -265,32 +268,3 @@ def test_the_interval_is_over_sources() -> None:
     low, high = metrics.accuracy_ci95(probabilities, targets, [str(i) for i in range(100)])
     assert low == pytest.approx(0.5 - 1.96 * 0.05, abs=0.03)  # a binomial's
     assert high == pytest.approx(0.5 + 1.96 * 0.05, abs=0.03)
-
-
-# --- the ledger
-
-
-def recording(clip_id: str, etag: str) -> dict:
-    return {
-        "clip_id": clip_id, "uri": "x", "size_bytes": 1, "etag": etag, "status": "ok", "duration_s": 1.0,
-        "windows": 1, "top_tag": "dog", "top_probability": 0.5,
-    }  # fmt: skip
-
-
-def test_the_ledger_knows_the_snapshot_and_what_was_committed_since(tmp_path: Path) -> None:
-    from audioclf import schema
-
-    output = RunDirectory(str(tmp_path))
-
-    def unit(run: str, name: str, rows: list[dict], commit: bool = True) -> None:
-        storage.write_bytes(output.at("runs", run, "recordings", name), tagging.encode(rows, schema.RECORDING))
-        if commit:
-            storage.write_bytes(output.at("runs", run, shards.DATA, name), tagging.encode([], schema.TAG))
-
-    unit("1", "unit-0.parquet", [recording("a", "1"), recording("b", "1")])
-    first = ledger.read(output, ["1"])
-    ledger.write_snapshot(output, first)
-    unit("2", "unit-0.parquet", [recording("a", "2")])
-    unit("2", "unit-1.parquet", [recording("c", "1")], commit=False)  # killed before its commit
-    assert ledger.read(output, ["1", "2"]).seen() == {"a": (1, "2"), "b": (1, "1")}
-    assert ledger.read(output, ["2"]).seen() == {"a": (1, "2"), "b": (1, "1")}  # run 1's directory was removed

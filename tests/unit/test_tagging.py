@@ -1,4 +1,4 @@
-"""A unit of recordings to tags, against probabilities computed by hand from the same network."""
+"""A unit of recordings to windows to tags, against probabilities computed by hand from the same network."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -10,17 +10,21 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from audioclf import manifest, models, storage, tagging
+from audioclf import export, manifest, models, storage, tagging
 from audioclf.audio.frontend import get_front_end, log_mel
 from audioclf.checkpoint import Checkpoint
 from audioclf.labels import Vocabulary
 from audioclf.manifest import Clip
-from audioclf.tagging import TagPlan, UnitTagger
+from audioclf.tagging import Tagger, TagPlan
 from audioclf.units import Unit
+from audioclf.windows import WindowCutter, Windows
 
 SPEC = get_front_end("logmel44k")
 NAMES = ("cat", "dog", "rain")
 Wav = Callable[..., Path]
+
+
+VOCABULARY = Vocabulary(NAMES, False, ("/m/1", "/m/2", "/m/3"))
 
 
 @pytest.fixture
@@ -30,8 +34,9 @@ def network(tmp_path: Path) -> models.Network:
     network = models.build("sbcnn", 128, len(NAMES)).eval()
     network.mean.fill_(-40)
     network.std.fill_(20)
-    vocabulary = Vocabulary(NAMES, False, ("/m/1", "/m/2", "/m/3"))
-    Checkpoint(network, "sbcnn", SPEC, vocabulary, 1.0, {}, {}).save(storage.to_uri(str(tmp_path / "checkpoint")))
+    loaded = Checkpoint(network, "sbcnn", SPEC, VOCABULARY, 1.0, {}, {})
+    loaded.save(storage.to_uri(str(tmp_path / "checkpoint")))
+    (tmp_path / "network.onnx").write_bytes(export.export(loaded, ["onnx"], 128)["model.onnx"])
     return network
 
 
@@ -39,14 +44,25 @@ def network(tmp_path: Path) -> models.Network:
 def tag(tmp_path: Path, network: models.Network) -> Callable[..., dict[str, Any]]:
     """Tags recordings as one unit into tmp_path/run."""
 
-    def run(clips: list[Clip], **how: Any) -> dict[str, Any]:
-        uri = storage.to_uri(str(tmp_path / "m.parquet"))
+    def run(
+        clips: list[Clip],
+        window_s: float = 1.0,
+        hop_s: float = 1.0,
+        unit: Unit | None = None,
+        onnx: bool = True,
+        **how: Any,
+    ) -> dict[str, Any]:
+        uri, output, checkpoint, onnx_uri = (
+            storage.to_uri(str(tmp_path / name)) for name in ("m.parquet", "run", "checkpoint", "network.onnx")
+        )
         manifest.write(manifest.to_table(clips), uri)
-        fields = {"window_s": 1.0, "hop_s": 1.0, "top_k": 3, "threshold": 0.0, "batch_size": 2, **how}
-        output, checkpoint = (storage.to_uri(str(tmp_path / name)) for name in ("run", "checkpoint"))
-        tagger = UnitTagger(TagPlan(uri, output, checkpoint, **fields))
-        counts = tagger(Unit(0, 0, len(clips)))
-        tagger.close()
+        fields = {"top_k": 3, "thresholds": (0.0,) * 3, "batch_size": 2, **how}
+        windows = Windows(uri, SPEC, window_s, hop_s)
+        cutter = WindowCutter(windows)
+        tagger = Tagger(TagPlan(windows, output, checkpoint, onnx_uri if onnx else None, VOCABULARY, **fields))
+        unit = unit or Unit(0, 0, len(clips))
+        counts = tagger(unit, cutter(unit))
+        cutter.close()
         return counts
 
     return run
@@ -92,7 +108,7 @@ def test_each_window_gets_the_probabilities_of_its_own_sound(
             (NAMES[c], f"/m/{c + 1}", rank) for rank, c in enumerate(order, start=1)
         ]
         np.testing.assert_allclose([t["probability"] for t in found], of_window[order], atol=1e-5)
-    (recording,) = table(tmp_path, "recordings")
+    (recording,) = table(tmp_path, "parts")
     mean = expected.mean(0)
     assert (recording["status"], recording["duration_s"], recording["windows"]) == ("ok", 2.5, 3)
     assert recording["top_tag"] == NAMES[mean.argmax()]
@@ -113,9 +129,9 @@ def test_only_the_likeliest_tags_above_the_threshold_are_written(
     assert every == sorted(every, reverse=True)
     tag([clip], top_k=1)
     assert [t["probability"] for t in table(tmp_path, "data")] == every[:1]
-    tag([clip], threshold=(every[1] + every[2]) / 2)
+    tag([clip], thresholds=((every[1] + every[2]) / 2,) * 3)
     assert [t["probability"] for t in table(tmp_path, "data")] == every[:2]
-    counts = tag([clip], threshold=1.0)
+    counts = tag([clip], thresholds=(1.0,) * 3)
     assert table(tmp_path, "data") == []  # committed all the same
     assert (counts["tags"], counts["windows"]) == (0, 1)
 
@@ -142,7 +158,7 @@ def test_a_broken_recording_is_rejected_and_remembered(
     assert (counts["clips"], counts["clips_rejected"]) == (2, 1)
     (reject,) = table(tmp_path, "rejects")
     assert (reject["clip_id"], reject["error"], reject["segment_index"]) == ("broken", "DecodeError", None)
-    recordings = table(tmp_path, "recordings")
+    recordings = table(tmp_path, "parts")
     assert [(r["clip_id"], r["status"], r["windows"]) for r in recordings] == [
         ("broken", "rejected", 0),
         ("good", "ok", 1),
@@ -173,4 +189,4 @@ def test_an_uncommitted_unit_has_no_data_file(
     broken = tmp_path / "broken.wav"
     broken.write_bytes(b"")
     tag([clip_of(broken)])
-    assert written[-3:] == ["rejects", "recordings", "data"]
+    assert written[-3:] == ["rejects", "parts", "data"]

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from scipy.stats import chisquare
 
-from audioclf import inference, models, shards, storage, training
+from audioclf import inference, models, shards, storage, training, training_input
 from audioclf.audio.frontend import get_front_end
 from audioclf.checkpoint import Checkpoint
 from audioclf.config import Training
@@ -20,6 +20,7 @@ from audioclf.errors import CheckpointMismatchError
 from audioclf.labels import Vocabulary
 from audioclf.row_index import read_index
 from audioclf.shards import Examples
+from audioclf.torch_classifier import TorchClassifier
 from audioclf.training_rows import MemoryRows, Share, StreamedRows
 
 SPEC = get_front_end("logmel44k")
@@ -276,10 +277,10 @@ def test_pictures_may_be_read_only() -> None:
     torch.set_warn_always(True)  # not only the first time in a process
     try:
         trainer_of(data, TRIO, how, 0, network).epoch(0)
-        inference.predict(network.eval(), data.log_mel, data.valid_frames, False, 8)
+        inference.predict(TorchClassifier(network.eval()), data.log_mel, data.valid_frames, False, 8)
     finally:
         torch.set_warn_always(False)
-    assert inference.as_tensor(data.log_mel).data_ptr() == data.log_mel.ctypes.data  # no copy
+    assert training_input.as_tensor(data.log_mel).data_ptr() == data.log_mel.ctypes.data  # no copy
 
 
 def test_fresh_weights_depend_on_the_seed_alone() -> None:

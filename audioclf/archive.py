@@ -1,0 +1,107 @@
+"""What lies in an archive, and which of it is due."""
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from audioclf import layouts, manifest, storage
+from audioclf.errors import ConfigError
+from audioclf.ledger import Ledger
+from audioclf.listing import Heartbeat, batches
+from audioclf.manifest import Clip
+from audioclf.recording_times import RecordingTime
+from audioclf.storage import FileInfo
+
+MANIFEST_SUFFIX = ".parquet"
+
+_LISTED = pa.schema([("clip_id", pa.string()), ("path", pa.string()), ("uri", pa.string()), ("size_bytes", pa.int64()),
+                     ("etag", pa.string()), ("modified_s", pa.float64())])  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Archive:
+    """The recordings of an input.
+
+    Attributes:
+        table: a manifest's, or of a listing clip_id, path, uri, size_bytes, etag and modified_s.
+        is_manifest: which of them; a manifest need not name all there are.
+    """
+
+    table: pa.Table
+    is_manifest: bool
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+
+@dataclass(frozen=True)
+class Due:
+    """What a run is to do.
+
+    Attributes:
+        table: rows of a manifest.
+        too_young: recordings left for next time.
+        undated: recordings whose name tells no time, though one was expected.
+    """
+
+    table: pa.Table
+    too_young: int
+    undated: int
+
+
+def find(input_: str) -> Archive:
+    """The recordings of a manifest, or below a folder or prefix.
+
+    Raises:
+        ConfigError: no such thing.
+    """
+    uri = storage.to_uri(input_)
+    if uri.endswith(MANIFEST_SUFFIX):
+        return Archive(manifest.read(uri).table, is_manifest=True)
+    heartbeat, done = Heartbeat("tag", "recordings"), 0
+    tables = [_LISTED.empty_table()]
+    for batch in batches(layouts.list_audio(uri).files):
+        tables.append(_listed(batch))
+        heartbeat.show(done := done + len(batch))
+    return Archive(pa.concat_tables(tables), is_manifest=False)
+
+
+def _listed(files: list[FileInfo]) -> pa.Table:
+    columns = {name: [getattr(info, name) for info in files] for name in _LISTED.names if name != "clip_id"}
+    return pa.table({"clip_id": [manifest.clip_id(info.path) for info in files], **columns}, schema=_LISTED)
+
+
+def due(archive: Archive, known: Ledger, min_age_s: float, times: RecordingTime | None, limit: int | None) -> Due:
+    """The recordings that are new or changed, and old enough; the first of them, in the listing's order.
+
+    Args:
+        archive: what there is.
+        known: what has been dealt with.
+        min_age_s: since the last modification, so that no recorder is still writing.
+        times: when a recording was made, by its name.
+        limit: take no more than so many.
+
+    Raises:
+        ConfigError: a manifest tells neither ages nor names; or a name tells a time that is none.
+    """
+    if archive.is_manifest and (min_age_s or times):
+        raise ConfigError(
+            "--min-age-s and --time-regex need a folder or prefix as --input: a manifest has no times of modification, "
+            "and those of recording were found when it was made"
+        )
+    chosen = known.due(archive.table)
+    young = np.zeros(len(chosen), bool)
+    if min_age_s:
+        young = archive.table["modified_s"].to_numpy() > time.time() - min_age_s
+    rows = np.flatnonzero(chosen & ~young)[:limit]
+    table = archive.table.take(pa.array(rows))
+    if archive.is_manifest:
+        return Due(table, 0, 0)
+    clips = []
+    for row in table.to_pylist():
+        recorded_at = times.of(storage.unquote(row["path"])) if times else None
+        clips.append(Clip(row["clip_id"], row["uri"], row["size_bytes"], row["etag"], recorded_at=recorded_at))
+    undated = sum(clip.recorded_at is None for clip in clips) if times else 0
+    return Due(manifest.to_table(clips), int((chosen & young).sum()), undated)

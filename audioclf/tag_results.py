@@ -1,0 +1,136 @@
+"""What a tagging run's units committed → a row a recording, events, files for other programs."""
+
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from audioclf import events, schema, shards, storage, tag_exports
+from audioclf.rundir import RunDirectory
+from audioclf.tagging import PARTS
+
+RUNS = "runs"
+"""Folder of a tag output: a run directory for each run."""
+
+RECORDINGS, EVENTS = "recordings.parquet", "events.parquet"
+"""Files of a run directory."""
+
+LABELS = "labels"
+"""Folder of Audacity's labels."""
+
+
+@dataclass(frozen=True)
+class TagRun:
+    """One run of a tag output.
+
+    Attributes:
+        directory: of the run.
+        name: when it began.
+    """
+
+    directory: RunDirectory
+    name: str
+
+    def is_closed(self) -> bool:
+        """Whether what its units committed has been brought together."""
+        return storage.exists(self.directory.at(RECORDINGS))
+
+    def close(self, class_names: Sequence[str], event_gap_s: float, exports: Sequence[str]) -> None:
+        """Bring together what units committed: the recordings that are done, their events, the exports.
+
+        Of a run that was killed, recordings of which some part is missing are left out; they are due again.
+
+        Args:
+            class_names: of the network.
+            event_gap_s: between windows of one event at most.
+            exports: of tag_exports.EXPORTS.
+        """
+        run = self.directory
+        with _parquet(run.at(EVENTS), schema.EVENT) as writer:
+            for _, tags in _whole_recordings(run):
+                writer.write_table(events.merge(tags, event_gap_s))
+        for name in exports:
+            if name == "audacity":
+                tag_exports.write_audacity(_batches(run.at(EVENTS), schema.EVENT), run.at(LABELS))
+            else:
+                tag_exports.write(
+                    (tags for _, tags in _whole_recordings(run)), name, run.at(f"tags.{name}"), schema.TAG
+                )
+                tag_exports.write(_batches(run.at(EVENTS), schema.EVENT), name, run.at(f"events.{name}"), schema.EVENT)
+        # Last: it says that the run is closed.
+        with _parquet(run.at(RECORDINGS), schema.RECORDING) as writer:
+            for parts, _ in _whole_recordings(run, tags=False):
+                writer.write_table(_recordings(parts, class_names))
+
+
+def runs_of(output: RunDirectory) -> list[TagRun]:
+    """The runs of a tag output, the oldest first."""
+    return [TagRun(RunDirectory(output.at(RUNS, name)), name) for name in storage.folders_in(output.at(RUNS))]
+
+
+@contextlib.contextmanager
+def _parquet(uri: str, target: pa.Schema) -> Iterator[pq.ParquetWriter]:
+    with storage.create(uri) as file, pq.ParquetWriter(file, target, compression="zstd") as writer:
+        yield writer
+
+
+def _whole_recordings(run: RunDirectory, tags: bool = True) -> Iterator[tuple[pa.Table, pa.Table]]:
+    """Parts and tags of whole recordings, unit by unit; those of a recording over several units together."""
+    committed = sorted(run.committed(shards.DATA))
+    parts = ((name, shards.read_table(run.at(PARTS, name)).replace_schema_metadata()) for name in committed)
+    for long, units in groupby(parts, key=lambda unit: _long_recording(unit[1])):
+        if long is None:
+            for name, of_unit in units:
+                yield of_unit, _tags(run, [name] if tags else [])
+            continue
+        names, tables = zip(*units, strict=True)
+        of_recording = pa.concat_tables(tables)
+        if of_recording["segments"].to_numpy().sum() == of_recording["segments_total"][0].as_py():
+            yield of_recording, _tags(run, names if tags else [])
+
+
+def _long_recording(parts: pa.Table) -> str | None:
+    """The clip_id of the recording of which a unit is a part."""
+    return parts["clip_id"][0].as_py() if len(parts) and parts["segments_total"][0].as_py() else None
+
+
+def _tags(run: RunDirectory, names: Iterable[str]) -> pa.Table:
+    tables = [
+        shards.read_table(run.at(shards.DATA, name)).replace_schema_metadata(schema.TAG.metadata) for name in names
+    ]
+    return pa.concat_tables([schema.TAG.empty_table(), *tables])
+
+
+def _batches(uri: str, target: pa.Schema) -> Iterator[pa.Table]:
+    with storage.open_ranged(uri) as file:
+        for batch in pq.ParquetFile(file).iter_batches():
+            yield pa.Table.from_batches([batch]).cast(target)
+
+
+def _recordings(parts: pa.Table, class_names: Sequence[str]) -> pa.Table:
+    """RECORDING rows; the parts of a long one become one."""
+    rows = parts.to_pylist()
+    if _long_recording(parts) is None:
+        return parts.select(schema.RECORDING.names).cast(schema.RECORDING)
+    windows = sum(row["windows"] for row in rows)
+    probability_sum = np.sum([row["probability_sum"] for row in rows], axis=0)
+    best = int(probability_sum.argmax())
+    statuses = {row["status"] for row in rows}
+    merged = {
+        **rows[0],
+        "status": statuses.pop() if len(statuses) == 1 else "partial",
+        "duration_s": sum(row["duration_s"] for row in rows),
+        "windows": windows,
+        "flags": sorted(
+            flag
+            for flag in {flag for row in rows for flag in row["flags"]}
+            if flag != "silent" or all("silent" in row["flags"] for row in rows)
+        ),
+        "top_tag": class_names[best] if windows else None,
+        "top_probability": float(probability_sum[best]) / windows if windows else None,
+    }
+    return pa.Table.from_pylist([merged], schema=schema.RECORDING)

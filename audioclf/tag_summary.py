@@ -1,0 +1,61 @@
+"""A closed tagging run in figures, counted from what is committed."""
+
+from collections import Counter
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from audioclf import schema, shards, storage
+from audioclf.errors import ConservationError
+from audioclf.rundir import RunDirectory
+from audioclf.tag_results import RECORDINGS
+
+
+def count(run: RunDirectory, planned: int, max_reject_fraction: float) -> dict[str, Any]:
+    """The summary of a run that has done all it planned.
+
+    Args:
+        run: its directory, closed.
+        planned: recordings.
+        max_reject_fraction: of them, that may be rejected, wholly or partly.
+
+    Raises:
+        ConservationError: a recording is missing, or there twice.
+    """
+    recordings = shards.read_table(run.at(RECORDINGS), ["clip_id", "status", "duration_s", "windows", "flags"])
+    n_different = len(recordings["clip_id"].unique())
+    if not len(recordings) == n_different == planned:
+        raise ConservationError(
+            f"{run}: {planned:,} recordings planned, {len(recordings):,} accounted for, {n_different:,} different; "
+            "run the same command again"
+        )
+    of_status = Counter(recordings["status"].to_pylist())
+    rejected, partial = of_status["rejected"], of_status["partial"]
+    rejects = read_rejects(run)
+    flags = recordings["flags"].combine_chunks().flatten().to_pylist()
+    return {
+        "job": "tag",
+        "status": "too_many_rejects" if rejected + partial > max_reject_fraction * planned else "ok",
+        "total": {
+            "recordings": {"planned": planned, "ok": of_status["ok"], "partial": partial, "rejected": rejected},
+            "windows": int(recordings["windows"].to_numpy().sum()),
+            "tags": sum(_rows(run.at(shards.DATA, name)) for name in run.committed(shards.DATA)),
+            "audio_s": round(float(recordings["duration_s"].to_numpy().sum()), 3),
+            "rejects_by_reason": dict(Counter(rejects["error"].to_pylist())),
+            "recordings_by_flag": dict(Counter(flags)),
+        },
+        "max_reject_fraction": max_reject_fraction,
+    }
+
+
+def read_rejects(run: RunDirectory) -> pa.Table:
+    """The reject rows of a run."""
+    names = sorted(run.committed(shards.REJECTS) & run.committed(shards.DATA))
+    tables = [shards.read_table(run.at(shards.REJECTS, name)) for name in names]
+    return pa.concat_tables([schema.REJECT.empty_table(), *tables])
+
+
+def _rows(uri: str) -> int:
+    with storage.open_ranged(uri) as file:
+        return pq.ParquetFile(file).metadata.num_rows

@@ -1,0 +1,30 @@
+"""A network of PyTorch as a classifier of NumPy arrays."""
+
+import numpy as np
+import torch
+
+from audioclf.inference import Outputs
+from audioclf.models import Network
+
+
+class TorchClassifier:
+    """Computes by PyTorch, where the network is: the reference for all others.
+
+    Args:
+        network: in evaluation mode.
+    """
+
+    def __init__(self, network: Network):
+        self._network = network
+        self._device = network.mean.device
+        self.patch_frames = network.patch_frames
+
+    @torch.inference_mode()
+    def __call__(self, log_mel: np.ndarray) -> Outputs:
+        """Of [B, M, T] float32; on a GPU the copies there and back are pinned and overlap with what it computes."""
+        batch = torch.from_numpy(np.ascontiguousarray(log_mel))
+        if self._device.type == "cuda":
+            batch = batch.pin_memory().to(self._device, non_blocking=True)
+        embeddings = self._network.embed(batch)
+        logits = self._network.classify(embeddings)
+        return Outputs(logits.cpu().numpy(), embeddings.cpu().numpy())

@@ -1,0 +1,186 @@
+"""What a tag output remembers, and its runs brought together: against what each night's files say."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from audioclf import ledger, schema, shards, storage, tag_results, tagging
+from audioclf.errors import ConfigError
+from audioclf.rundir import RunDirectory
+
+NAMES = ("cat", "dog", "rain")
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> RunDirectory:
+    return RunDirectory(str(tmp_path))
+
+
+def part(clip_id: str, etag: str = "1", **fields: Any) -> dict[str, Any]:
+    return {
+        "clip_id": clip_id, "uri": f"file:///{clip_id}.wav", "size_bytes": 1, "etag": etag, "recorded_at": None,
+        "status": "ok", "duration_s": 1.0, "windows": 1, "flags": [], "top_tag": "dog", "top_probability": 0.5,
+        "segments": 0, "segments_total": 0, "probability_sum": None, **fields,
+    }  # fmt: skip
+
+
+def tag(clip_id: str, start_s: float, name: str = "dog", probability: float = 0.5) -> dict[str, Any]:
+    return {
+        "clip_id": clip_id, "uri": f"file:///{clip_id}.wav", "recorded_at": None, "start_s": start_s,
+        "end_s": start_s + 1, "tag": name, "mid": None, "probability": probability, "rank": 1,
+    }  # fmt: skip
+
+
+def unit(
+    output: RunDirectory, run: str, index: int, parts: list[dict[str, Any]], tags: list[dict[str, Any]] | None = None
+) -> None:
+    """A unit of a run; without tags, one killed before its commit."""
+    name = f"unit-{index:07d}.parquet"
+    storage.write_bytes(output.at("runs", run, tagging.PARTS, name), tagging.encode(parts, schema.PART))
+    if tags is not None:
+        storage.write_bytes(output.at("runs", run, shards.DATA, name), tagging.encode(tags, schema.TAG))
+
+
+def close_all(output: RunDirectory) -> list[str]:
+    runs = tag_results.runs_of(output)
+    for one in runs:
+        if not one.is_closed():
+            one.close(NAMES, 0.0, ())
+    return [one.name for one in runs]
+
+
+def listing(*files: tuple[str, int, str]) -> pa.Table:
+    ids, sizes, etags = zip(*files, strict=True)
+    return pa.table({"clip_id": list(ids), "size_bytes": list(sizes), "etag": list(etags)})
+
+
+def test_what_is_new_or_changed_is_due_and_rejects_are_not(output: RunDirectory) -> None:
+    unit(output, "1", 0, [part("same"), part("grown"), part("rewritten"), part("broken", status="rejected")], [])
+    known = ledger.read(output, close_all(output))
+    found = listing(("new", 1, "1"), ("rewritten", 1, "2"), ("same", 1, "1"), ("broken", 1, "1"), ("grown", 2, "1"))
+    assert known.due(found).tolist() == [True, True, False, False, True]
+    nothing = ledger.read(output, [])
+    assert nothing.due(found).tolist() == [True] * 5
+
+
+def test_the_ledger_is_its_snapshot_and_the_runs_since(output: RunDirectory) -> None:
+    unit(output, "1", 0, [part("a"), part("b")], [])
+    ledger.write_snapshot(output, ledger.read(output, close_all(output)))
+    unit(output, "2", 0, [part("a", "2")], [])
+    unit(output, "2", 1, [part("c")], None)  # killed before its commit
+    both = ledger.read(output, close_all(output))
+    rows = {(row["clip_id"], row["etag"], row["run"]) for row in both.table.to_pylist()}
+    assert rows == {("a", "2", "2"), ("b", "1", "1")}
+    ledger.write_snapshot(output, both)
+    storage.remove_all(output.at("runs", "1"))  # what was dealt with stays known
+    assert ledger.read(output, close_all(output)).table.equals(both.table)
+
+
+def test_a_snapshot_that_says_the_same_is_not_written_again(output: RunDirectory) -> None:
+    unit(output, "1", 0, [part("a")], [])
+    ledger.write_snapshot(output, ledger.read(output, close_all(output)))
+    path = storage.local_path(output.at(*ledger.SNAPSHOT))
+    assert path is not None
+    path.chmod(0o444)
+    before = path.stat().st_mtime_ns, path.stat().st_ino
+    ledger.write_snapshot(output, ledger.read(output, close_all(output)).listing(listing(("a", 1, "1"))))
+    assert (path.stat().st_mtime_ns, path.stat().st_ino) == before
+    ledger.write_snapshot(output, ledger.read(output, close_all(output)).listing(listing(("other", 1, "1"))))
+    assert path.stat().st_ino != before[1]
+
+
+def test_the_latest_tags_are_those_of_files_as_they_are(output: RunDirectory) -> None:
+    unit(
+        output, "1", 0, [part("kept"), part("changed"), part("gone")], [tag(i, 0) for i in ("kept", "changed", "gone")]
+    )
+    unit(output, "2", 0, [part("changed", "2")], [tag("changed", 0, "cat"), tag("changed", 1, "cat")])
+    known = ledger.read(output, close_all(output))
+    ledger.write_snapshot(output, known.listing(listing(("kept", 1, "1"), ("changed", 1, "2"))))
+    latest = ledger.latest(output.uri, ["clip_id", "tag", "start_s"])
+    assert latest.column_names == ["clip_id", "tag", "start_s"]
+    expected = [("changed", "cat", 0.0), ("changed", "cat", 1.0), ("kept", "dog", 0.0)]
+    assert sorted(tuple(row.values()) for row in latest.to_pylist()) == expected
+    back = ledger.read(output, close_all(output)).listing(listing(("kept", 1, "1"), ("gone", 1, "1")))
+    assert back.due(listing(("gone", 1, "1"))).tolist() == [False]  # a file that comes back as it was is not read again
+    ledger.write_snapshot(output, back)
+    assert set(ledger.latest(output.uri)["clip_id"].to_pylist()) == {"kept", "gone"}
+
+
+def test_no_tags_without_a_run(output: RunDirectory) -> None:
+    with pytest.raises(ConfigError, match="no ledger here"):
+        ledger.latest(output.uri)
+
+
+def long_part(index: int, probability_sum: list[float], **fields: Any) -> dict[str, Any]:
+    """Of a recording of five windows: units of two, two and one."""
+    windows = (2, 2, 1)[index]
+    return part(
+        "long", windows=windows, duration_s=float(windows), segments=windows, segments_total=5,
+        probability_sum=probability_sum, **fields,
+    )  # fmt: skip
+
+
+def test_the_parts_of_a_long_recording_become_one(output: RunDirectory) -> None:
+    unit(output, "1", 0, [part("a")], [tag("a", 0)])
+    unit(output, "1", 1, [long_part(0, [0.1, 1.5, 0.4], flags=["silent"])], [tag("long", 0), tag("long", 1)])
+    unit(output, "1", 2, [long_part(1, [1.6, 0.2, 0.2], flags=["clipped"])], [tag("long", 2, "dog", 0.75)])
+    unit(output, "1", 3, [long_part(2, [0.9, 0.0, 0.1], status="partial")], [tag("long", 4)])
+    unit(output, "1", 4, [part("b")], [])
+    close_all(output)
+    rows = {row["clip_id"]: row for row in pq.read_table(_local(output, "recordings.parquet")).to_pylist()}
+    assert list(rows) == ["a", "long", "b"]
+    long = rows["long"]
+    assert (long["status"], long["windows"], long["duration_s"], long["flags"]) == ("partial", 5, 5.0, ["clipped"])
+    assert long["top_tag"] == "cat"
+    assert long["top_probability"] == np.float32(2.6 / 5)
+    events = pq.read_table(_local(output, "events.parquet")).to_pylist()
+    spans = [(e["clip_id"], e["start_s"], e["end_s"], e["windows"], e["probability"]) for e in events]
+    assert spans == [("a", 0, 1, 1, 0.5), ("long", 0, 3, 3, 0.75), ("long", 4, 5, 1, 0.5)]  # across units
+
+
+def test_a_long_recording_that_is_not_whole_is_due_again(output: RunDirectory) -> None:
+    unit(output, "1", 0, [long_part(0, [0.1, 1.5, 0.4])], [tag("long", 0)])
+    unit(output, "1", 1, [long_part(1, [0.1, 1.5, 0.4])], [tag("long", 2)])
+    unit(output, "1", 2, [long_part(2, [0.1, 1.5, 0.4])], None)  # killed before its commit
+    known = ledger.read(output, close_all(output))
+    assert known.due(listing(("long", 1, "1"))).tolist() == [True]
+    ledger.write_snapshot(output, known)
+    assert len(ledger.latest(output.uri)) == 0
+
+
+def test_exports_hold_what_the_run_found(output: RunDirectory) -> None:
+    unit(output, "1", 0, [part("a"), part("b")], [tag("a", 0), tag("a", 1), tag("b", 0, "cat")])
+    unit(output, "1", 1, [part("c", status="rejected")], [])
+    (one,) = tag_results.runs_of(output)
+    one.close(NAMES, 0.0, ("csv", "jsonl", "audacity"))
+    lines = Path(_local(output, "tags.jsonl")).read_text().splitlines()
+    assert [(row["clip_id"], row["start_s"]) for row in map(json.loads, lines)] == [("a", 0), ("a", 1), ("b", 0)]
+    assert len(Path(_local(output, "events.csv")).read_text().splitlines()) == 1 + 2
+    labels = sorted(Path(_local(output, "labels")).iterdir())
+    assert [path.read_text().split("\t")[:2] for path in labels] == [
+        ["0.000000", "2.000000"],
+        ["0.000000", "1.000000"],
+    ]
+
+
+def _local(output: RunDirectory, name: str) -> str:
+    path = storage.local_path(output.at("runs", "1", name))
+    assert path is not None
+    return str(path)
+
+
+def test_a_million_unchanged_recordings_are_known_in_any_order() -> None:
+    ids = pa.array([f"{i:032x}" for i in range(1_000_000)])
+    ones = pa.array(np.ones(len(ids), np.int64))
+    etags = pa.array(["1"] * len(ids))
+    columns = [ids, ones, etags, pa.array(["ok"] * len(ids)), etags, pa.array(np.ones(len(ids), bool))]
+    known = ledger.Ledger(pa.Table.from_arrays(columns, schema=ledger.LEDGER), frozenset(), True)
+    order = np.random.default_rng(0).permutation(len(ids))
+    found = pa.table({"clip_id": ids, "size_bytes": ones, "etag": etags}).take(pa.array(order))
+    assert not known.due(found).any()
+    assert known.listing(found) is known
