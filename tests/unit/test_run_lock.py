@@ -390,6 +390,7 @@ def test_one_of_many_threads_gets_it(
     local: str, stale: bool, flock: Callable[[int, int], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lock_files.fcntl, "flock", flock)
+    monkeypatch.setattr(lock_files.time, "sleep", pytest.fail)  # there is a flock: no need to wait
     for _ in range(25):
         if stale:
             leave(local, started="1")
