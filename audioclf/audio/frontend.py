@@ -179,22 +179,28 @@ def log_mel(samples: np.ndarray, spec: FrontEnd) -> np.ndarray:
     window, window64, bands = _windows_and_bands(spec)
     n_frames = spec.n_frames(len(samples))
     samples, begin = _prepared(samples, spec, n_frames)
-    spectra = np.empty((n_frames, 1 + spec.n_fft // 2), np.float32)
+    mel, strongest = np.empty((len(bands.sums), n_frames), np.float32), np.empty(n_frames, np.float32)
     block = max(1, _BLOCK_SAMPLES // spec.n_fft)
+    spectra = np.empty((min(block, n_frames), 1 + spec.n_fft // 2), np.float32)
     for first in range(0, n_frames, block):
-        part = spectra[first : first + block]
-        _spectra(_frames(samples, begin, range(first, first + len(part)), spec, window), spec.power, out=part)
-    mel = bands.apply(spectra)
-    wide = _beyond_float32(spectra, mel, bands, spec)
+        some = slice(first, min(first + block, n_frames))
+        part = spectra[: some.stop - first]
+        _spectra(_frames(samples, begin, range(first, some.stop), spec, window), spec.power, out=part)
+        bands.apply(part, out=mel[:, some])
+        part.max(axis=1, out=strongest[some])
+    wide = _beyond_float32(strongest, mel, bands, spec)
     if len(wide):
-        exact = spectra[: len(wide)]
+        exact = np.empty((len(wide), 1 + spec.n_fft // 2), np.float32)
         _spectra(_frames(samples, begin, range(n_frames), spec, window64)[wide], spec.power, out=exact)
-        mel[:, wide] = bands.apply(exact)
+        again = np.empty((len(mel), len(wide)), np.float32)
+        bands.apply(exact, out=again)
+        mel[:, wide] = again
     return _compressed(mel, spec)
 
 
 _BLOCK_SAMPLES = 256 * 1024
-"""Samples in the frames of a block: a clip of 5 s is one, and a long segment's arrays stay in the cache."""
+"""Samples in the frames of a block: a clip of 5 s is one; of a long segment, what is computed stays in the cache until
+it has become mel bands."""
 
 
 @functools.cache
@@ -251,9 +257,9 @@ _FLOAT32_RANGE_DB = 105
 """A filter so far below its frame's strongest bin is right to 0.03 dB after a Fourier transform in float32."""
 
 
-def _beyond_float32(spectra: np.ndarray, mel: np.ndarray, bands: Bands, spec: FrontEnd) -> np.ndarray:
+def _beyond_float32(strongest: np.ndarray, mel: np.ndarray, bands: Bands, spec: FrontEnd) -> np.ndarray:
     """The frames of which some filter's value is further down than that, and yet above the floor."""
-    unsure = spectra.max(axis=1) * 10 ** (-_FLOAT32_RANGE_DB / 20 * spec.power)
+    unsure = strongest * 10 ** (-_FLOAT32_RANGE_DB / 20 * spec.power)
     floor = max(spec.floor, spec.log_offset)
     wide = np.flatnonzero(np.maximum(mel.min(axis=0), floor) < unsure * bands.sums.max())
     values = mel[:, wide]

@@ -96,9 +96,7 @@ class Bands:
             parts.append((slice(first, first + len(rows)), bins, np.ascontiguousarray(rows[:, bins].T)))
         return cls(filters.sum(axis=1), tuple(parts))
 
-    def apply(self, spectra: np.ndarray) -> np.ndarray:
+    def apply(self, spectra: np.ndarray, out: np.ndarray) -> None:
         """filters @ spectra.T, band by band: [n_frames, n_bins] → [n_mels, n_frames] float32."""
-        mel = np.empty((len(self.sums), len(spectra)), np.float32)
         for filters, bins, weights in self.parts:
-            np.matmul(spectra[:, bins], weights, out=mel[filters].T)
-        return mel
+            np.matmul(spectra[:, bins], weights, out=out[filters].T)
