@@ -30,7 +30,7 @@ LEDGER = pa.schema(
     [
         *(schema.RECORDING.field(name) for name in _OF_RUN),
         pa.field("run", pa.string(), nullable=False),  # whose rows are the latest
-        pa.field("listed", pa.bool_(), nullable=False),  # it was there when the input was last listed
+        pa.field("listed", pa.bool_(), nullable=False),  # it was there, and the same, when the input was last listed
     ],
     metadata={schema.META_VERSION: schema.SCHEMA_VERSION},
 )
@@ -56,22 +56,28 @@ class Ledger:
         Args:
             found: with the columns clip_id, size_bytes and etag.
         """
-        row = _rows_of(found["clip_id"], self.table["clip_id"])
-        known = row >= 0
-        same = known.copy()
-        at = pa.array(row[known])
-        for name in ("size_bytes", "etag"):
-            before = self.table[name].take(at)
-            same[known] &= _equal(found[name].filter(pa.array(known)), before)
-        return ~same
+        return self._unchanged(found) < 0
 
     def listing(self, found: pa.Table) -> "Ledger":
-        """The same with `listed` as a listing of the whole input says; what is gone stays known."""
-        listed = _rows_of(self.table["clip_id"], found["clip_id"]) >= 0
+        """The same with `listed` as a listing of the whole input says; what is gone or has changed stays known."""
+        unchanged = self._unchanged(found)
+        listed = np.zeros(len(self.table), bool)
+        listed[unchanged[unchanged >= 0]] = True
         if np.array_equal(listed, self.table["listed"].to_numpy()):
             return self
         at = LEDGER.get_field_index("listed")
         return Ledger(self.table.set_column(at, LEDGER.field(at), pa.array(listed)), self.runs, stored=False)
+
+    def _unchanged(self, found: pa.Table) -> np.ndarray:
+        """[N] the row of each recording that is as it was when it was dealt with, −1 for others."""
+        row = _rows_of(found["clip_id"], self.table["clip_id"])
+        known = row >= 0
+        at, there = pa.array(row[known]), pa.array(known)
+        same = np.ones(int(known.sum()), bool)
+        for name in ("size_bytes", "etag"):
+            same &= _equal(found[name].filter(there), self.table[name].take(at))
+        row[known] = np.where(same, row[known], -1)
+        return row
 
 
 def _rows_of(values: pa.ChunkedArray, among: pa.ChunkedArray) -> np.ndarray:

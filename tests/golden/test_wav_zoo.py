@@ -4,14 +4,19 @@ import csv
 import shutil
 import subprocess
 import warnings
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy.io import wavfile
 
+from audioclf import layouts, manifest, storage
+from audioclf.audio.frontend import get_front_end
 from audioclf.audio.recording import Recording
 from audioclf.errors import ClipError
+from audioclf.units import Unit
+from audioclf.windows import Part, Window, WindowCutter, Windows
 
 OUTCOMES = Path(__file__).with_name("wav_zoo_outcomes.csv")
 """Columns: outcome is ok or the error; says: a part of its message; second: who else can read it; why not, if none."""
@@ -20,6 +25,9 @@ with open(OUTCOMES, newline="") as table:
     ZOO = {row["file"]: row for row in csv.DictReader(table)}
 
 TOLERANCE = {"wavefile__4bit-imaadpcm-8kHz-noBext-mono.wav": 1e-3}  # decoders round ADPCM's steps differently
+
+IN_WINDOWS = {"flac-test-files__01_-_wrong_max_blocksize.flac": "DecodeError"}
+"""Its header says that blocks are smaller than they are: libsndfile reads it whole, and loses its place in between."""
 
 
 def test_the_table_names_every_file(shared: Path) -> None:
@@ -75,3 +83,31 @@ def _by_ffmpeg(path: Path, channels: int) -> np.ndarray:
         capture_output=True, check=True, timeout=60,
     ).stdout  # fmt: skip
     return np.frombuffer(raw, np.float32).reshape(-1, channels).mean(axis=1)
+
+
+def test_the_zoo_as_an_archive(shared: Path, tmp_path: Path) -> None:
+    """What can be read is cut into windows, however odd; the rest is rejected for the reason in the table."""
+    files = layouts.list_audio((shared / "data" / "wav_zoo").as_uri()).files
+    manifest.write(manifest.to_table(layouts.from_flat(files)), storage.to_uri(str(tmp_path / "m.parquet")))
+    windows = Windows(storage.to_uri(str(tmp_path / "m.parquet")), get_front_end("efficientat32k"), 1.0, 1.0)
+    cutter = WindowCutter(windows)
+    heard: Counter[str] = Counter()
+    parts: dict[str, Part] = {}
+    for item in cutter(Unit(0, 0, len(files))):
+        name = Path(storage.display(item.recording["uri"])).name
+        if isinstance(item, Window):
+            assert np.isfinite(item.log_mel).all()
+            heard[name] += 1
+        else:
+            parts[name] = item
+    cutter.close()
+    assert parts.keys() == {name for name in ZOO if Path(name).suffix.lower() in layouts.AUDIO_SUFFIXES}
+    for name, part in parts.items():
+        row = {**ZOO[name], "outcome": IN_WINDOWS.get(name, ZOO[name]["outcome"])}
+        reasons = {reject["error"] for reject in part.rejects}
+        assert part.windows == heard[name]
+        if row["outcome"] == "ok":
+            assert (part.windows, reasons) == (-(-int(row["frames"]) // int(row["sample_rate"])), set()), name
+            assert ("truncated" in part.flags) == (row["truncated"] == "yes"), name
+        else:
+            assert reasons == {row["outcome"]}, name  # after some windows, where a stream breaks off
