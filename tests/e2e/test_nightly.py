@@ -1,6 +1,7 @@
 """A bucket that is tagged night after night: only what is due is read, and nothing is lost or done twice."""
 
 import io
+import subprocess
 from collections import Counter
 from pathlib import Path
 
@@ -99,6 +100,45 @@ def test_night_after_night(gateway: FaultProxy, bucket: str, checkpoint: str) ->
     latest = sorted_rows(ledger.latest(output))
     assert latest.equals(sorted_rows(ledger.latest(f"s3://{bucket}/at-once")))
     assert len(latest) == 119 * 3 * 3  # three windows of three tags
+
+
+@pytest.mark.heavy
+def test_a_store_that_is_away_for_half_a_minute_costs_nothing_but_time(
+    gateway: FaultProxy, bucket: str, checkpoint: str
+) -> None:
+    for i in range(60):
+        record(bucket, f"{i}.wav", i)
+    boto3.client("s3").put_object(Bucket=bucket, Key="in/broken.wav", Body=b"RIFF")
+    flags = (
+        "--input",
+        f"s3://{bucket}/in",
+        "--checkpoint",
+        checkpoint,
+        "--unit-s",
+        "9",
+        "--output",
+        f"s3://{bucket}/tags",
+    )
+    gateway.faults = lambda index, method, path: delay(0.5) if method == "GET" and "/in/" in path else None
+    process = Jobs().start("tag", *flags)
+    while not (runs := storage.folders_in(f"s3://{bucket}/tags/runs")) or not storage.names_in(
+        f"s3://{bucket}/tags/runs/{runs[0]}/data"
+    ):
+        assert process.poll() is None
+    gateway.down()
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(timeout=30)
+    gateway.up()
+    process.communicate(timeout=240)
+    assert process.returncode == 0
+    tags = ledger.latest(f"s3://{bucket}/tags", ["uri"])
+    assert Counter(tags["uri"].to_pylist()) == {f"s3://{bucket}/in/{i}.wav": 9 for i in range(60)}
+    (reject,) = [
+        row
+        for name in storage.names_in(f"s3://{bucket}/tags/runs/{runs[0]}/rejects")
+        for row in shards.read_table(f"s3://{bucket}/tags/runs/{runs[0]}/rejects/{name}").to_pylist()
+    ]
+    assert (reject["uri"], reject["error"]) == (f"s3://{bucket}/in/broken.wav", "DecodeError")
 
 
 def recordings(table: str) -> set[str]:
