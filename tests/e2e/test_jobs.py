@@ -8,11 +8,10 @@ from pathlib import Path
 
 import boto3
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 import soundfile
 
-from audioclf import storage
+from audioclf import shards, storage
 
 from .conftest import Jobs
 
@@ -137,11 +136,6 @@ def test_the_whole_path_on_s3(
     metrics = json.loads(storage.read_text(f"{remote}/evaluation/metrics.json"))
     assert metrics["clips"] == 8
     (run,) = storage.folders_in(f"{remote}/tags/runs")
-    tagged = {
-        storage.display(uri)
-        for name in storage.names_in(f"{remote}/tags/runs/{run}/recordings")
-        for uri in pq.read_table(storage.open_ranged(f"{remote}/tags/runs/{run}/recordings/{name}"), columns=["uri"])[
-            "uri"
-        ].to_pylist()
-    }
+    recordings = shards.read_table(f"{remote}/tags/runs/{run}/recordings.parquet", ["uri"])
+    tagged = {storage.display(uri) for uri in recordings["uri"].to_pylist()}
     assert tagged == {f"{remote}/clips/{path.relative_to(clips)}" for path in clips.glob("*/*.wav")}

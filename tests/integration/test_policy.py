@@ -95,6 +95,7 @@ def test_a_policy_is_learned_on_from_where_it_stopped(copies: str, tmp_path: Pat
     assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.heavy
 def test_crossval_learns_a_policy_for_every_fold_and_compares(copies: str, tmp_path: Path) -> None:
     plain = CrossvalConfig(shards=(copies,), output=str(tmp_path / "plain"), **QUICK)
     crossval.run(plain)
