@@ -50,18 +50,25 @@ def run(config: TagConfig) -> str:
     output = RunDirectory(config.output)
     if config.dry_run:
         closed = [one.name for one in tag_results.runs_of(output) if one.is_closed()]
-        _find_due(config, settings, ledger.read(output, closed))
+        _due(config, settings, archive.find(config.input), ledger.read(output, closed))
         return "ok"
     with run_lock.hold(output.at(LOCK), "tag") as lock:
+        found = archive.find(config.input)
         output.bind("tag", _binding(config, settings, loaded), {"checkpoint": config.checkpoint})
-        return _tag(config, settings, loaded, output, lock, began)
+        return _tag(config, settings, loaded, found, output, lock, began)
 
 
 def _tag(
-    config: TagConfig, settings: TagSettings, loaded: Checkpoint, output: RunDirectory, lock: RunLock, began: float
+    config: TagConfig,
+    settings: TagSettings,
+    loaded: Checkpoint,
+    found: Archive,
+    output: RunDirectory,
+    lock: RunLock,
+    began: float,
 ) -> str:
     known = _settle(config, loaded, output)
-    found, due = _find_due(config, settings, known)
+    due = _due(config, settings, found, known)
     status = "ok"
     if len(due.table):
         directory = RunDirectory(output.at(RUNS, datetime.now(UTC).strftime(RUN_NAME)))
@@ -86,9 +93,8 @@ def _settle(config: TagConfig, loaded: Checkpoint, output: RunDirectory) -> Ledg
     return ledger.read(output, [one.name for one in runs])
 
 
-def _find_due(config: TagConfig, settings: TagSettings, known: Ledger) -> tuple[Archive, Due]:
-    """What there is, and what of it is to be done."""
-    found = archive.find(config.input)
+def _due(config: TagConfig, settings: TagSettings, found: Archive, known: Ledger) -> Due:
+    """What of the archive is to be done."""
     due = archive.due(found, known, config.min_age_s, settings.times, config.limit)
     log.info(
         "tag: %s recordings, %s of them due%s, %s too young; %s",
@@ -97,7 +103,7 @@ def _find_due(config: TagConfig, settings: TagSettings, known: Ledger) -> tuple[
     )  # fmt: skip
     if due.undated:
         log.warning("tag: the names of %s recordings do not match --time-regex: no recorded_at", f"{due.undated:,}")
-    return found, due
+    return due
 
 
 def _binding(config: TagConfig, settings: TagSettings, loaded: Checkpoint) -> dict[str, Any]:

@@ -243,6 +243,13 @@ def test_another_configuration_on_the_same_output_is_refused(trained: str, archi
         run(archive / "a b", trained, tmp_path / "tags")
 
 
+def test_an_empty_archive_is_an_error_that_leaves_nothing(trained: str, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    with pytest.raises(ConfigError, match="no audio file below it"):
+        run(tmp_path / "in", trained, tmp_path / "tags")
+    assert list((tmp_path / "tags").iterdir()) == []
+
+
 def test_a_dry_run_does_nothing(trained: str, archive: Path, tmp_path: Path) -> None:
     assert run(archive, trained, tmp_path / "tags", dry_run=True) == "ok"
     assert not (tmp_path / "tags").exists()
