@@ -37,7 +37,7 @@ def connect(num_cpus: int | None = None) -> None:
     began = time.monotonic()
     for name in ("ray", "ray.data", "ray.train"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    submitted = "RAY_ADDRESS" in os.environ
+    submitted = may_grow()
     runtime_env = None
     if CHECKSUMS not in os.environ:
         os.environ[CHECKSUMS] = "when_required"
@@ -68,6 +68,11 @@ def cpus() -> int:
 def gpus() -> int:
     """GPUs of the cluster as it is now."""
     return int(ray.cluster_resources().get("GPU", 0))
+
+
+def may_grow() -> bool:
+    """Whether it is one that the job was submitted to: nodes may be started on demand."""
+    return "RAY_ADDRESS" in os.environ
 
 
 def memory_mb() -> int:

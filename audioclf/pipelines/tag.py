@@ -130,6 +130,7 @@ def _process(
     began: float,
 ) -> Progress:
     """Tag the rows of a manifest into a run directory."""
+    n_inference = _inference_actors(config)
     table = probe(table, PROBE_ABOVE_BYTES)
     manifest.write(table, directory.at(MANIFEST))
     windows = Windows(directory.at(MANIFEST), loaded.front_end, settings.window_s, settings.hop_s)
@@ -150,7 +151,7 @@ def _process(
     most = min(units.default_unit_segments(int(n_windows.sum())), max(1, UNIT_BYTES // windows.picture_bytes))
     work = units.plan_units(n_windows, seconds, splittable, most, config.unit_s)
     progress = Progress("tag", len(table), began, "recordings")
-    for counts in run_units(_stages(config, plan, len(work)), work):
+    for counts in run_units(_stages(config, plan, n_inference, len(work)), work):
         lock.check()
         progress.add(counts)
     progress.close()
@@ -179,18 +180,26 @@ def _onnx_file(config: TagConfig, loaded: Checkpoint, windows: Windows, output: 
     return uri
 
 
-def _stages(config: TagConfig, plan: TagPlan, n_units: int) -> list[Stage]:
-    """One worker does all of a unit; or some make its windows, and others, on GPUs, compute the network.
+def _inference_actors(config: TagConfig) -> int:
+    """Processes that compute the network, apart from those that make windows; 0: each does both.
 
     Raises:
         ConfigError: GPUs are asked for, and there are none.
     """
     cluster.connect()
-    if config.use_gpu and not cluster.gpus():
-        raise ConfigError("--use-gpu: this cluster has no GPU; drop it, or start one with GPUs")
-    n_inference = config.inference_actors
-    if config.use_gpu:
-        n_inference = n_inference or int(cluster.gpus() / config.gpus_per_actor)
+    if not config.use_gpu:
+        return config.inference_actors
+    fit = int(cluster.gpus() / config.gpus_per_actor)
+    if fit == 0 and not (config.inference_actors and cluster.may_grow()):
+        raise ConfigError(
+            f"--use-gpu: this cluster has {cluster.gpus()} GPUs, and a process takes {config.gpus_per_actor:g}; drop "
+            "it, or where GPUs are started on demand give --inference-actors"
+        )
+    return config.inference_actors or fit
+
+
+def _stages(config: TagConfig, plan: TagPlan, n_inference: int, n_units: int) -> list[Stage]:
+    """One worker does all of a unit; or some make its windows, and others, on GPUs, compute the network."""
     if not n_inference:
         return [Stage(tag_stages.tag_units, plan, config.num_actors)]
     n_inference = min(n_inference, n_units)

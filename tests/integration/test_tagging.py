@@ -256,7 +256,7 @@ def test_a_dry_run_does_nothing(trained: str, archive: Path, tmp_path: Path) -> 
 
 
 def test_no_gpus_are_a_usage_error(trained: str, archive: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="--use-gpu: this cluster has no GPU"):
+    with pytest.raises(ConfigError, match="--use-gpu: this cluster has 0 GPUs, and a process takes 1"):
         run(archive, trained, tmp_path / "tags", use_gpu=True)
 
 
