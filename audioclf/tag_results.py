@@ -50,20 +50,21 @@ class TagRun:
             exports: of tag_exports.EXPORTS.
         """
         run = self.directory
+        committed = sorted(run.committed(shards.DATA))  # once: a worker that outlives its driver may commit more
         with _parquet(run.at(EVENTS), schema.EVENT) as writer:
-            for _, tags in _whole_recordings(run):
+            for _, tags in _whole_recordings(run, committed):
                 writer.write_table(events.merge(tags, event_gap_s))
         for name in exports:
             if name == "audacity":
                 tag_exports.write_audacity(_batches(run.at(EVENTS), schema.EVENT), run.at(LABELS))
             else:
                 tag_exports.write(
-                    (tags for _, tags in _whole_recordings(run)), name, run.at(f"tags.{name}"), schema.TAG
+                    (tags for _, tags in _whole_recordings(run, committed)), name, run.at(f"tags.{name}"), schema.TAG
                 )
                 tag_exports.write(_batches(run.at(EVENTS), schema.EVENT), name, run.at(f"events.{name}"), schema.EVENT)
         # Last: it says that the run is closed.
         with _parquet(run.at(RECORDINGS), schema.RECORDING) as writer:
-            for parts, _ in _whole_recordings(run, tags=False):
+            for parts, _ in _whole_recordings(run, committed, tags=False):
                 writer.write_table(_recordings(parts, class_names))
 
 
@@ -78,9 +79,10 @@ def _parquet(uri: str, target: pa.Schema) -> Iterator[pq.ParquetWriter]:
         yield writer
 
 
-def _whole_recordings(run: RunDirectory, tags: bool = True) -> Iterator[tuple[pa.Table, pa.Table]]:
+def _whole_recordings(
+    run: RunDirectory, committed: Sequence[str], tags: bool = True
+) -> Iterator[tuple[pa.Table, pa.Table]]:
     """Parts and tags of whole recordings, unit by unit; those of a recording over several units together."""
-    committed = sorted(run.committed(shards.DATA))
     parts = ((name, shards.read_table(run.at(PARTS, name)).replace_schema_metadata()) for name in committed)
     for long, units in groupby(parts, key=lambda unit: _long_recording(unit[1])):
         if long is None:

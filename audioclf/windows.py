@@ -138,7 +138,8 @@ class WindowCutter:
                     began = time.perf_counter()
                     picture = log_mel(segment.cut(part.samples, grid.length), front_end)
                     seconds["front_end"] += time.perf_counter() - began
-                    stop_s = part.start_s + self._windows.window_s
+                    # Not window_s: of a length that is no whole number of samples, neighbours would not touch.
+                    stop_s = part.start_s + grid.length / grid.sample_rate
                     if sound.n_frames:
                         stop_s = min(stop_s, sound.n_frames / sound.sample_rate)
                     valid = front_end.n_frames(min(len(part.samples), grid.length))

@@ -92,14 +92,17 @@ def _table(batches_of_clips: Iterable[list[Clip]], regexes: layouts.Regexes, lim
 
 
 def probe(clips: pa.Table, above_bytes: float | None) -> pa.Table:
-    """Fill in durations, rates and channels of all clips, or of the large ones; what can't be read keeps none."""
+    """Fill in durations, rates and channels where they are not known, of large clips alone or of all; what can't be
+    read keeps none.
+    """
+    unknown = np.isnan(clips["duration_s"].to_numpy())
     wanted = np.flatnonzero(
-        np.ones(len(clips)) if above_bytes is None else clips["size_bytes"].to_numpy() > above_bytes
+        unknown if above_bytes is None else unknown & (clips["size_bytes"].to_numpy() > above_bytes)
     )
     if not len(wanted):
         return clips
-    duration_s = np.full(len(clips), np.nan)
-    sample_rate, channels = np.zeros(len(clips), np.int32), np.zeros(len(clips), np.int32)
+    duration_s = clips["duration_s"].to_numpy().copy()
+    sample_rate, channels = (clips[name].fill_null(0).to_numpy().copy() for name in ("sample_rate", "channels"))
     uris = clips["uri"].take(pa.array(wanted))
     heartbeat, done, unreadable = Heartbeat("probe", f"of {len(wanted):,} files"), 0, 0
     for start, infos in _probe_chunks(uris):

@@ -7,7 +7,19 @@ from typing import Any
 
 import pyarrow as pa
 
-from audioclf import archive, checkpoint, export, ledger, manifest, run_lock, storage, tag_results, tag_summary, units
+from audioclf import (
+    archive,
+    checkpoint,
+    export,
+    ledger,
+    manifest,
+    run_lock,
+    shards,
+    storage,
+    tag_results,
+    tag_summary,
+    units,
+)
 from audioclf.archive import Archive, Due
 from audioclf.checkpoint import Checkpoint
 from audioclf.config import TagConfig
@@ -67,13 +79,13 @@ def _tag(
     lock: RunLock,
     began: float,
 ) -> str:
-    known = _settle(config, loaded, output)
+    known = _settle(config, loaded, output, lock)
     due = _due(config, settings, found, known)
     status = "ok"
     if len(due.table):
         directory = RunDirectory(output.at(RUNS, datetime.now(UTC).strftime(RUN_NAME)))
         progress = _process(config, settings, loaded, due.table, output, directory, lock, began)
-        known = _settle(config, loaded, output)
+        known = _settle(config, loaded, output, lock)
         status = _sum_up(config, settings, directory, due, progress)
     else:
         log.info("tag: nothing new")
@@ -84,8 +96,9 @@ def _tag(
     return status
 
 
-def _settle(config: TagConfig, loaded: Checkpoint, output: RunDirectory) -> Ledger:
+def _settle(config: TagConfig, loaded: Checkpoint, output: RunDirectory, lock: RunLock) -> Ledger:
     """Close the runs that are not, those that were killed among them; the ledger of all."""
+    lock.check()  # or a run that has taken over would be closed under way
     runs = tag_results.runs_of(output)
     for one in runs:
         if not one.is_closed():
@@ -242,4 +255,5 @@ def _remove_old(keep_days: float | None, output: RunDirectory) -> None:
     for one in tag_results.runs_of(output):
         if datetime.strptime(one.name, RUN_NAME).replace(tzinfo=UTC) < oldest:
             log.info("tag: removing run %s, older than --keep-days %g", one.name, keep_days)
+            storage.remove_all(output.at(RUNS, one.name, shards.DATA))  # first: without it nothing is left to close
             storage.remove_all(output.at(RUNS, one.name))

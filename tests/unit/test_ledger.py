@@ -9,8 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from audioclf import ledger, schema, shards, storage, tag_results, tagging
+from audioclf import archive, ledger, schema, shards, storage, tag_results, tagging
 from audioclf.errors import ConfigError
+from audioclf.recording_times import RecordingTime
 from audioclf.rundir import RunDirectory
 
 NAMES = ("cat", "dog", "rain")
@@ -188,3 +189,13 @@ def test_a_million_unchanged_recordings_are_known_in_any_order() -> None:
     found = pa.table({"clip_id": ids, "size_bytes": ones, "etag": etags}).take(pa.array(order))
     assert not known.due(found).any()
     assert known.listing(found) is known
+
+
+def test_a_name_with_an_impossible_date_does_not_hold_up_the_others(tmp_path: Path) -> None:
+    for name in ("20240131_120000.wav", "20241331_120000.wav", "none.wav"):
+        (tmp_path / name).write_bytes(b"")
+    known = ledger.read(RunDirectory(str(tmp_path / "out")), [])
+    due = archive.due(archive.find(str(tmp_path)), known, 0, RecordingTime("audiomoth"), None)
+    assert due.undated == 2
+    found = {Path(row["uri"]).name: row["recorded_at"] for row in due.table.to_pylist()}
+    assert {name for name, moment in found.items() if moment} == {"20240131_120000.wav"}

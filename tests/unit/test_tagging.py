@@ -120,6 +120,15 @@ def test_a_hop_shorter_than_a_window_overlaps(tmp_path: Path, wav: Wav, tag: Cal
     assert [t["start_s"] for t in table(tmp_path, "data")] == [0.0, 0.5, 1.0]
 
 
+def test_neighbours_touch_though_a_window_is_no_whole_number_of_samples(
+    tmp_path: Path, wav: Wav, tag: Callable[..., dict[str, Any]]
+) -> None:
+    tag([clip_of(wav(noise(3.0), 44_100))], window_s=0.3333, hop_s=0.3333, top_k=1)
+    tags = table(tmp_path, "data")
+    assert [t["end_s"] for t in tags[:-1]] == pytest.approx([t["start_s"] for t in tags[1:]], abs=1e-9)
+    assert tags[-1]["end_s"] == 3.0
+
+
 def test_only_the_likeliest_tags_above_the_threshold_are_written(
     tmp_path: Path, wav: Wav, tag: Callable[..., dict[str, Any]]
 ) -> None:
