@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from audioclf import isolation, manifest, shards, storage, unit_segments
+from audioclf import isolation, manifest, schema, shards, storage, unit_segments
 from audioclf.audio import augment, rubberband, segment
 from audioclf.audio.pcm import AnyFrontEnd, Pcm, features
 from audioclf.audio.recording import Recording
@@ -113,7 +113,7 @@ class UnitExtractor:
             writer.finish(counts.to_store())
             if rejects:  # before the data file appears: its presence is the commit
                 rejects_uri = storage.join(plan.output_uri, shards.REJECTS, unit.name)
-                storage.write_bytes(rejects_uri, shards.encode_rejects(rejects))
+                storage.write_bytes(rejects_uri, shards.encode(rejects, schema.REJECT))
         return counts
 
     def close(self) -> None:

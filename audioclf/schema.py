@@ -81,32 +81,29 @@ def shard(column: str, dtype: str, n_features: int, n_frames: int) -> pa.Schema:
     )
 
 
+_HEARD = [
+    pa.field("clip_id", pa.string(), nullable=False),
+    pa.field("uri", pa.string(), nullable=False),
+    pa.field("recorded_at", pa.timestamp("us", tz="UTC")),
+    pa.field("start_s", pa.float64(), nullable=False),
+    pa.field("end_s", pa.float64(), nullable=False),
+    pa.field("tag", pa.string(), nullable=False),
+    pa.field("mid", pa.string()),
+    pa.field("probability", pa.float32(), nullable=False),
+]
+
 TAG = pa.schema(
     [
-        pa.field("clip_id", pa.string(), nullable=False),
-        pa.field("uri", pa.string(), nullable=False),
-        pa.field("recorded_at", pa.timestamp("us", tz="UTC")),
-        pa.field("start_s", pa.float64(), nullable=False),
-        pa.field("end_s", pa.float64(), nullable=False),
-        pa.field("tag", pa.string(), nullable=False),
-        pa.field("mid", pa.string()),
-        pa.field("probability", pa.float32(), nullable=False),
+        *_HEARD,
         pa.field("rank", pa.int32(), nullable=False),  # 1: the likeliest of its window
     ],
     metadata={META_VERSION: SCHEMA_VERSION},
 )
 
-# Neighbouring windows of one recording that have the same tag.
+# Neighbouring windows of one recording that have the same tag; probability is the highest of its windows.
 EVENT = pa.schema(
     [
-        pa.field("clip_id", pa.string(), nullable=False),
-        pa.field("uri", pa.string(), nullable=False),
-        pa.field("recorded_at", pa.timestamp("us", tz="UTC")),
-        pa.field("start_s", pa.float64(), nullable=False),
-        pa.field("end_s", pa.float64(), nullable=False),
-        pa.field("tag", pa.string(), nullable=False),
-        pa.field("mid", pa.string()),
-        pa.field("probability", pa.float32(), nullable=False),  # the highest of its windows
+        *_HEARD,
         pa.field("mean_probability", pa.float32(), nullable=False),
         pa.field("windows", pa.int32(), nullable=False),
     ],

@@ -99,11 +99,11 @@ class Writer:
         self._rows, self._pictures = [], []
 
 
-def encode_rejects(rejects: Sequence[dict[str, Any]]) -> bytes:
-    """A Parquet file of reject rows."""
-    columns = {name: [row[name] for row in rejects] for name in schema.REJECT.names}
+def encode(rows: Sequence[dict[str, Any]], target: pa.Schema) -> bytes:
+    """A Parquet file of rows; of a dictionary, the columns of the schema are taken."""
+    columns = {name: [row[name] for row in rows] for name in target.names}
     buffer = io.BytesIO()
-    pq.write_table(pa.table(columns, schema=schema.REJECT), buffer, compression="zstd")
+    pq.write_table(pa.table(columns, schema=target), buffer, compression="zstd")
     return buffer.getvalue()
 
 

@@ -15,8 +15,6 @@ import pyarrow.csv as pacsv
 from audioclf import storage
 from audioclf.errors import ConfigError
 
-EXPORTS = ("csv", "jsonl", "audacity")
-
 BATCH_ROWS = 1 << 16
 FILES_AT_ONCE = 16  # on S3 a small file is nearly all waiting
 FILE_NAME_BYTES = 100

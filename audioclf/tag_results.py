@@ -47,30 +47,35 @@ class TagRun:
         Args:
             class_names: of the network.
             event_gap_s: between windows of one event at most.
-            exports: of tag_exports.EXPORTS.
+            exports: csv, jsonl, audacity.
         """
         run = self.directory
         committed = sorted(run.committed(shards.DATA))  # once: a worker that outlives its driver may commit more
-        with _parquet(run.at(EVENTS), schema.EVENT) as writer:
-            for _, tags in _whole_recordings(run, committed):
-                writer.write_table(events.merge(tags, event_gap_s))
-        for name in exports:
-            if name == "audacity":
-                tag_exports.write_audacity(_batches(run.at(EVENTS), schema.EVENT), run.at(LABELS))
-            else:
-                tag_exports.write(
-                    (tags for _, tags in _whole_recordings(run, committed)), name, run.at(f"tags.{name}"), schema.TAG
-                )
-                tag_exports.write(_batches(run.at(EVENTS), schema.EVENT), name, run.at(f"events.{name}"), schema.EVENT)
-        # Last: it says that the run is closed.
-        with _parquet(run.at(RECORDINGS), schema.RECORDING) as writer:
-            for parts, _ in _whole_recordings(run, committed, tags=False):
-                writer.write_table(_recordings(parts, class_names))
+        # The outer file appears last: it says that the run is closed.
+        with _parquet(run.at(RECORDINGS), schema.RECORDING) as recordings:
+            with _parquet(run.at(EVENTS), schema.EVENT) as found:
+                for parts, tags in _whole_recordings(run, committed):
+                    recordings.write_table(_recordings(parts, class_names))
+                    found.write_table(events.merge(tags, event_gap_s))
+            for name in exports:
+                _export(run, committed, name)
 
 
 def runs_of(output: RunDirectory) -> list[TagRun]:
     """The runs of a tag output, the oldest first."""
     return [TagRun(RunDirectory(output.at(RUNS, name)), name) for name in storage.folders_in(output.at(RUNS))]
+
+
+def _export(run: RunDirectory, committed: Sequence[str], format_: str) -> None:
+    def found() -> Iterator[pa.Table]:
+        return _batches(run.at(EVENTS), schema.EVENT)
+
+    if format_ == "audacity":
+        tag_exports.write_audacity(found(), run.at(LABELS))
+        return
+    tags = (tags for _, tags in _whole_recordings(run, committed))
+    tag_exports.write(tags, format_, run.at(f"tags.{format_}"), schema.TAG)
+    tag_exports.write(found(), format_, run.at(f"events.{format_}"), schema.EVENT)
 
 
 @contextlib.contextmanager
@@ -79,20 +84,18 @@ def _parquet(uri: str, target: pa.Schema) -> Iterator[pq.ParquetWriter]:
         yield writer
 
 
-def _whole_recordings(
-    run: RunDirectory, committed: Sequence[str], tags: bool = True
-) -> Iterator[tuple[pa.Table, pa.Table]]:
+def _whole_recordings(run: RunDirectory, committed: Sequence[str]) -> Iterator[tuple[pa.Table, pa.Table]]:
     """Parts and tags of whole recordings, unit by unit; those of a recording over several units together."""
     parts = ((name, shards.read_table(run.at(PARTS, name)).replace_schema_metadata()) for name in committed)
     for long, units in groupby(parts, key=lambda unit: _long_recording(unit[1])):
         if long is None:
             for name, of_unit in units:
-                yield of_unit, _tags(run, [name] if tags else [])
+                yield of_unit, _tags(run, [name])
             continue
         names, tables = zip(*units, strict=True)
         of_recording = pa.concat_tables(tables)
         if of_recording["segments"].to_numpy().sum() == of_recording["segments_total"][0].as_py():
-            yield of_recording, _tags(run, names if tags else [])
+            yield of_recording, _tags(run, names)
 
 
 def _long_recording(parts: pa.Table) -> str | None:

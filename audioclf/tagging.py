@@ -1,6 +1,5 @@
 """Log-mel windows → their tags, committed: the second half of tagging. No Ray; torch only if the network needs it."""
 
-import io
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable
@@ -9,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from audioclf import inference, schema, shards, storage
 from audioclf.inference import Classifier
@@ -167,14 +165,15 @@ class Tagger:
 
     def _commit(self, unit: Unit, done: UnitTags) -> None:
         """Everything else first: the tags' file commits the unit."""
-        output = self._plan.output_uri
         if done.rejects:
-            storage.write_bytes(storage.join(output, shards.REJECTS, unit.name), shards.encode_rejects(done.rejects))
+            self._write(shards.REJECTS, unit, done.rejects, schema.REJECT)
         if self._plan.embeddings:
-            uri = storage.join(output, EMBEDDINGS, unit.name)
-            storage.write_bytes(uri, encode(done.embeddings, schema.EMBEDDING))
-        storage.write_bytes(storage.join(output, PARTS, unit.name), encode(done.parts, schema.PART))
-        storage.write_bytes(storage.join(output, shards.DATA, unit.name), encode(done.tags, schema.TAG))
+            self._write(EMBEDDINGS, unit, done.embeddings, schema.EMBEDDING)
+        self._write(PARTS, unit, done.parts, schema.PART)
+        self._write(shards.DATA, unit, done.tags, schema.TAG)
+
+    def _write(self, folder: str, unit: Unit, rows: list[dict[str, Any]], target: pa.Schema) -> None:
+        storage.write_bytes(storage.join(self._plan.output_uri, folder, unit.name), shards.encode(rows, target))
 
 
 def classifier_of(plan: TagPlan) -> Classifier:
@@ -187,14 +186,6 @@ def classifier_of(plan: TagPlan) -> Classifier:
     from audioclf.torch_classifier import TorchClassifier
 
     return TorchClassifier(checkpoint.load(plan.checkpoint_uri).network.to(plan.device))
-
-
-def encode(rows: list[dict[str, Any]], target: pa.Schema) -> bytes:
-    """A Parquet file of rows."""
-    buffer = io.BytesIO()
-    columns = {name: [row[name] for row in rows] for name in target.names}
-    pq.write_table(pa.table(columns, schema=target), buffer, compression="zstd")
-    return buffer.getvalue()
 
 
 def _place(window: Window) -> dict[str, Any]:

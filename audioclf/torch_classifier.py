@@ -21,7 +21,7 @@ class TorchClassifier:
 
     @torch.inference_mode()
     def __call__(self, log_mel: np.ndarray) -> Outputs:
-        """Of [B, M, T] float32; on a GPU the copies there and back are pinned and overlap with what it computes."""
+        """Of [B, M, T] float32."""
         batch = torch.from_numpy(np.ascontiguousarray(log_mel))
         if self._device.type == "cuda":
             batch = batch.pin_memory().to(self._device, non_blocking=True)

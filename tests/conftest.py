@@ -4,7 +4,6 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import boto3
 import hypothesis
 import numpy as np
 import pytest
@@ -12,6 +11,7 @@ import soundfile
 from moto.server import ThreadedMotoServer
 
 from audioclf import s3
+from tests.buckets import new_bucket
 
 # A test's time depends on what else the machine does; a test that hangs ends by pytest's own timeout.
 hypothesis.settings.register_profile("any machine", deadline=None)
@@ -57,8 +57,5 @@ def s3_bucket(moto_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[s
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     s3.client.cache_clear()
-    client = boto3.client("s3")
-    name = f"unit-{len(client.list_buckets()['Buckets'])}"
-    client.create_bucket(Bucket=name)
-    yield name
+    yield new_bucket()
     s3.client.cache_clear()

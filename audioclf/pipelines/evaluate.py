@@ -1,6 +1,5 @@
 """Shards and checkpoints → predictions and metrics."""
 
-import io
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Mapping
@@ -8,8 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from audioclf import checkpoint, inference, metrics, rundir, schema, shards, storage, thresholds, waveforms
 from audioclf.checkpoint import Checkpoint
@@ -193,10 +190,7 @@ def _add_thresholds(measured: dict[str, Any], clips: list[ClipPrediction], vocab
 def write_predictions(directory: RunDirectory, of_seed: Mapping[int, list[ClipPrediction]]) -> None:
     """predictions.parquet: a row a clip and seed, its probabilities in the order of metrics.json's classes."""
     rows = [{**vars(clip), "seed": seed} for seed, clips in of_seed.items() for clip in clips]
-    columns = {name: [row[name] for row in rows] for name in schema.PREDICTION.names}
-    buffer = io.BytesIO()
-    pq.write_table(pa.table(columns, schema=schema.PREDICTION), buffer, compression="zstd")
-    storage.write_bytes(directory.at(PREDICTIONS), buffer.getvalue())
+    storage.write_bytes(directory.at(PREDICTIONS), shards.encode(rows, schema.PREDICTION))
 
 
 def report(job: str, measured: dict[str, Any]) -> None:

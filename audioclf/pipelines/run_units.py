@@ -140,8 +140,8 @@ class _UnitMaker:
             attempt: Any = ray.get(self._attempts.begin.remote(unit.index))
             if attempt > LAST_ATTEMPT:
                 raise UnitCrashedError(
-                    f"{unit.name}: the worker died over it {LAST_ATTEMPT} times; if it ran out of memory, give it more "
-                    "(--memory-mb) or fewer workers (--num-actors)"
+                    f"{unit.name}: the worker died over it {LAST_ATTEMPT} times; if it ran out of memory, give it "
+                    "more, by fewer workers (--num-actors) or a machine that has more"
                 )
             return process(Attempt(unit, careful=attempt >= CAREFUL_ATTEMPT))
 

@@ -9,6 +9,7 @@ import pytest
 import soundfile
 
 from audioclf import shards, storage
+from tests.buckets import new_bucket
 from tests.fault_proxy import PASSING, FaultProxy, randomly
 
 from .conftest import Jobs
@@ -20,9 +21,7 @@ CLIPS = 200
 @pytest.fixture
 def bucket(gateway: FaultProxy, tmp_path: Path) -> str:
     """A bucket with clips, and a manifest of them."""
-    client = boto3.client("s3")
-    name = f"faults-{len(client.list_buckets()['Buckets'])}"
-    client.create_bucket(Bucket=name)
+    client, name = boto3.client("s3"), new_bucket()
     for i in range(CLIPS):
         path = tmp_path / f"{i}.wav"
         soundfile.write(path, np.random.default_rng(i).normal(scale=0.1, size=RATE // 2), RATE)

@@ -10,13 +10,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import soundfile
-import torch
 
-from audioclf import ledger, models, shards, storage
-from audioclf.audio.frontend import get_front_end
-from audioclf.checkpoint import Checkpoint
+from audioclf import ledger, shards, storage
 from audioclf.labels import Vocabulary
+from tests.buckets import new_bucket
 from tests.fault_proxy import FaultProxy, delay
+from tests.untrained import untrained
 
 from .conftest import Jobs
 
@@ -27,22 +26,13 @@ KEY = ["clip_id", "start_s", "rank"]
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> str:
     """A network of random weights."""
-    torch.manual_seed(0)
-    network = models.build("sbcnn", 128, 3).eval()
-    network.mean.fill_(-40)
-    network.std.fill_(20)
-    vocabulary = Vocabulary(("cat", "dog", "rain"), False)
-    spec = get_front_end("logmel44k")
-    Checkpoint(network, "sbcnn", spec, vocabulary, 1.0, {}, {}).save(storage.to_uri(str(tmp_path / "checkpoint")))
+    untrained(Vocabulary(("cat", "dog", "rain"), False)).save(storage.to_uri(str(tmp_path / "checkpoint")))
     return str(tmp_path / "checkpoint")
 
 
 @pytest.fixture
 def bucket(gateway: FaultProxy) -> str:
-    client = boto3.client("s3")
-    name = f"nightly-{len(client.list_buckets()['Buckets'])}"
-    client.create_bucket(Bucket=name)
-    return name
+    return new_bucket()
 
 
 def record(bucket: str, name: str, seed: int) -> None:

@@ -4,7 +4,6 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-import boto3
 import numpy as np
 import pytest
 import soundfile
@@ -12,6 +11,7 @@ from moto.server import ThreadedMotoServer
 
 from audioclf.config import ExtractConfig, ManifestConfig, TrainConfig
 from audioclf.pipelines import extract, manifest, train
+from tests.buckets import new_bucket
 
 RATE = 8_000
 
@@ -60,10 +60,7 @@ def ray_cluster(s3_server: str) -> Iterator[None]:
 @pytest.fixture
 def bucket(s3_server: str) -> str:
     """A new, empty bucket."""
-    client = boto3.client("s3")
-    name = f"bucket-{len(client.list_buckets()['Buckets'])}"
-    client.create_bucket(Bucket=name)
-    return name
+    return new_bucket()
 
 
 @pytest.fixture(scope="session")

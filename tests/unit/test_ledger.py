@@ -42,9 +42,9 @@ def unit(
 ) -> None:
     """A unit of a run; without tags, one killed before its commit."""
     name = f"unit-{index:07d}.parquet"
-    storage.write_bytes(output.at("runs", run, tagging.PARTS, name), tagging.encode(parts, schema.PART))
+    storage.write_bytes(output.at("runs", run, tagging.PARTS, name), shards.encode(parts, schema.PART))
     if tags is not None:
-        storage.write_bytes(output.at("runs", run, shards.DATA, name), tagging.encode(tags, schema.TAG))
+        storage.write_bytes(output.at("runs", run, shards.DATA, name), shards.encode(tags, schema.TAG))
 
 
 def close_all(output: RunDirectory) -> list[str]:

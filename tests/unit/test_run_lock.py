@@ -455,19 +455,24 @@ def test_who_wrote_between_looking_and_taking_over_has_it(uri: str, monkeypatch:
     assert content_of(uri)["token"] == "quick"
 
 
+def require_the_last_to_write_has_it(uri: str, is_stale: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another run writes its lock while this one waits to see whose it is."""
+    if is_stale:
+        leave(uri, started="1")
+    waited = []
+    monkeypatch.setattr(lock_files.time, "sleep", lambda seconds: (waited.append(seconds), leave(uri, token="last")))
+    with pytest.raises(ConfigError), run_lock.hold(uri, "tag"):
+        pass
+    assert waited == [2.0]
+    assert content_of(uri)["token"] == "last"
+
+
 @pytest.mark.parametrize("is_stale", [True, False])
 def test_without_flock_it_is_whose_it_is_after_a_moment(
     local: str, is_stale: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lock_files.fcntl, "flock", no_flock)
-    if is_stale:
-        leave(local, started="1")
-    waited = []
-    monkeypatch.setattr(lock_files.time, "sleep", lambda seconds: (waited.append(seconds), leave(local, token="last")))
-    with pytest.raises(ConfigError), run_lock.hold(local, "tag"):
-        pass
-    assert waited == [2.0]
-    assert content_of(local)["token"] == "last"
+    require_the_last_to_write_has_it(local, is_stale, monkeypatch)
 
 
 # --- Stores
@@ -539,14 +544,7 @@ def test_a_store_that_refuses_conditions_is_used_without(
 @pytest.mark.parametrize("stale", [True, False])
 def test_without_conditions_the_last_to_write_has_it(remote: str, stale: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     bend_conditions(ignoring("If-Match", "If-None-Match"))
-    if stale:
-        leave(remote, started="1")
-    waited = []
-    monkeypatch.setattr(lock_files.time, "sleep", lambda seconds: (waited.append(seconds), leave(remote, token="last")))
-    with pytest.raises(ConfigError), run_lock.hold(remote, "tag"):
-        pass
-    assert waited == [2.0]
-    assert content_of(remote)["token"] == "last"
+    require_the_last_to_write_has_it(remote, stale, monkeypatch)
 
 
 def test_lost_answers_do_not_confuse(remote: str, proxy: FaultProxy) -> None:

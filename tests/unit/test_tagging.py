@@ -12,12 +12,12 @@ import torch
 
 from audioclf import export, manifest, models, storage, tagging
 from audioclf.audio.frontend import get_front_end, log_mel
-from audioclf.checkpoint import Checkpoint
 from audioclf.labels import Vocabulary
 from audioclf.manifest import Clip
 from audioclf.tagging import Tagger, TagPlan
 from audioclf.units import Unit
 from audioclf.windows import WindowCutter, Windows
+from tests.untrained import untrained
 
 SPEC = get_front_end("logmel44k")
 NAMES = ("cat", "dog", "rain")
@@ -30,14 +30,10 @@ VOCABULARY = Vocabulary(NAMES, False, ("/m/1", "/m/2", "/m/3"))
 @pytest.fixture
 def network(tmp_path: Path) -> models.Network:
     """A network with random weights, saved as tmp_path/checkpoint."""
-    torch.manual_seed(0)
-    network = models.build("sbcnn", 128, len(NAMES)).eval()
-    network.mean.fill_(-40)
-    network.std.fill_(20)
-    loaded = Checkpoint(network, "sbcnn", SPEC, VOCABULARY, 1.0, {}, {})
+    loaded = untrained(VOCABULARY)
     loaded.save(storage.to_uri(str(tmp_path / "checkpoint")))
     (tmp_path / "network.onnx").write_bytes(export.export(loaded, ["onnx"], 128)["model.onnx"])
-    return network
+    return loaded.network
 
 
 @pytest.fixture
