@@ -7,15 +7,16 @@ from datetime import datetime
 import numpy as np
 import pyarrow as pa
 
-from audioclf import layouts, manifest, storage
+from audioclf import layouts, manifest, schema, storage
 from audioclf.errors import ConfigError
 from audioclf.ledger import Ledger
 from audioclf.listing import Heartbeat, batches
-from audioclf.manifest import Clip
 from audioclf.recording_times import RecordingTime
 from audioclf.storage import FileInfo
 
 MANIFEST_SUFFIX = ".parquet"
+
+_TIME = schema.MANIFEST.field("recorded_at").type
 
 _LISTED = pa.schema([("clip_id", pa.string()), ("path", pa.string()), ("uri", pa.string()), ("size_bytes", pa.int64()),
                      ("etag", pa.string()), ("modified_s", pa.float64())])  # fmt: skip
@@ -74,8 +75,15 @@ def _listed(files: list[FileInfo]) -> pa.Table:
     return pa.table({"clip_id": [manifest.clip_id(info.path) for info in files], **columns}, schema=_LISTED)
 
 
-def due(archive: Archive, known: Ledger, min_age_s: float, times: RecordingTime | None, limit: int | None) -> Due:
-    """The recordings that are new or changed, and old enough; the first of them, in the listing's order.
+def due(
+    archive: Archive,
+    known: Ledger,
+    min_age_s: float,
+    times: RecordingTime | None,
+    limit: int | None,
+    retry_rejected: bool = False,
+) -> Due:
+    """The recordings that are new, changed or to be retried, and old enough; the first, in the listing's order.
 
     Args:
         archive: what there is.
@@ -83,6 +91,7 @@ def due(archive: Archive, known: Ledger, min_age_s: float, times: RecordingTime 
         min_age_s: since the last modification, so that no recorder is still writing.
         times: when a recording was made, by its name.
         limit: take no more than so many.
+        retry_rejected: those rejected before, too.
 
     Raises:
         ConfigError: a manifest tells neither ages nor names.
@@ -92,7 +101,7 @@ def due(archive: Archive, known: Ledger, min_age_s: float, times: RecordingTime 
             "--min-age-s and --time-regex need a folder or prefix as --input: a manifest has no times of modification, "
             "and those of recording were found when it was made"
         )
-    chosen = known.due(archive.table)
+    chosen = known.due(archive.table, retry_rejected)
     young = np.zeros(len(chosen), bool)
     if min_age_s:
         young = archive.table["modified_s"].to_numpy() > time.time() - min_age_s
@@ -100,12 +109,11 @@ def due(archive: Archive, known: Ledger, min_age_s: float, times: RecordingTime 
     table = archive.table.take(pa.array(rows))
     if archive.is_manifest:
         return Due(table, 0, 0)
-    clips = []
-    for row in table.to_pylist():
-        recorded_at = _recorded_at(row["path"], times) if times else None
-        clips.append(Clip(row["clip_id"], row["uri"], row["size_bytes"], row["etag"], recorded_at=recorded_at))
-    undated = sum(clip.recorded_at is None for clip in clips) if times else 0
-    return Due(manifest.to_table(clips), int((chosen & young).sum()), undated)
+    columns = {name: table[name] for name in ("clip_id", "uri", "size_bytes", "etag")}
+    if times:
+        columns["recorded_at"] = pa.array([_recorded_at(path.as_py(), times) for path in table["path"]], _TIME)
+    undated = columns["recorded_at"].null_count if times else 0
+    return Due(manifest.of_columns(columns), int((chosen & young).sum()), undated)
 
 
 def _recorded_at(path: str, times: RecordingTime) -> datetime | None:

@@ -21,6 +21,8 @@ AudioclfError
 └── CheckpointMismatchError       a network and its input do not belong together
 """
 
+from typing import ClassVar
+
 
 class AudioclfError(Exception):
     """The root: catch this to catch everything audioclf raises on purpose."""
@@ -31,7 +33,13 @@ class ConfigError(AudioclfError, ValueError):
 
 
 class ClipError(AudioclfError):
-    """One clip can't be processed. All three arguments are in `args`, so it survives pickling."""
+    """One clip can't be processed. All three arguments are in `args`, so it survives pickling.
+
+    Attributes:
+        may_pass: whether it lies in the circumstances, not in the file: another time the same file may be read.
+    """
+
+    may_pass: ClassVar[bool] = False
 
     def __init__(self, clip_uri: str, stage: str, message: str):
         super().__init__(clip_uri, stage, message)
@@ -44,13 +52,19 @@ class ClipError(AudioclfError):
 class MissingClipError(ClipError):
     """The object named in the manifest does not exist."""
 
+    may_pass = True
+
 
 class UnreadableClipError(ClipError):
     """The file is there and may not be read."""
 
+    may_pass = True
+
 
 class ChangedClipError(ClipError):
     """The object has other bytes than when the manifest was made."""
+
+    may_pass = True
 
 
 class DecodeError(ClipError):
@@ -103,3 +117,8 @@ class DemoError(AudioclfError):
 
 class CheckpointMismatchError(AudioclfError):
     """Front end, vocabulary or network of a checkpoint differ from what it is used with."""
+
+
+def may_pass(name: str) -> bool:
+    """Whether the ClipError of this name, as rejects have it, lies in the circumstances; see there."""
+    return globals()[name].may_pass

@@ -10,13 +10,14 @@ Parquet file with one row a recording, and one hundred bytes of memory a row: te
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from audioclf import schema, shards, storage
+from audioclf import read_ahead, schema, shards, storage
 from audioclf.errors import ConfigError
 from audioclf.rundir import RunDirectory
 from audioclf.tag_results import RECORDINGS, RUNS, runs_of
@@ -24,7 +25,7 @@ from audioclf.tag_results import RECORDINGS, RUNS, runs_of
 SNAPSHOT = ("ledger", "snapshot.parquet")
 META_RUNS = b"audioclf.runs"  # JSON: the runs that are in the snapshot
 
-_OF_RUN = ["clip_id", "size_bytes", "etag", "status"]
+_OF_RUN = ["clip_id", "size_bytes", "etag", "status", "retry"]
 
 LEDGER = pa.schema(
     [
@@ -50,13 +51,20 @@ class Ledger:
     runs: frozenset[str]
     stored: bool
 
-    def due(self, found: pa.Table) -> np.ndarray:
-        """[N] whether each recording is new, or has another size or etag than when it was dealt with.
+    def due(self, found: pa.Table, retry_rejected: bool = False) -> np.ndarray:
+        """[N] whether each recording is new, has another size or etag than when it was dealt with, or is to be retried.
 
         Args:
             found: with the columns clip_id, size_bytes and etag.
+            retry_rejected: all that were rejected, wholly or partly, and not only what may have passed since.
         """
-        return self._unchanged(found) < 0
+        row = self._unchanged(found)
+        again = self.table["retry"].to_numpy()
+        if retry_rejected:
+            again = again | (self.table["status"].to_numpy() != "ok")
+        due = row < 0
+        due[~due] = again[row[~due]]
+        return due
 
     def listing(self, found: pa.Table) -> "Ledger":
         """The same with `listed` as a listing of the whole input says; what is gone or has changed stays known."""
@@ -141,9 +149,9 @@ def latest(output_uri: str, columns: Sequence[str] | None = None) -> pa.Table:
     tables = [wanted.empty_table()]
     for run in runs_of(output):
         current = snapshot.filter(pc.field("listed") & (pc.field("run") == run.name))["clip_id"]
-        directory = run.directory
-        for name in sorted(directory.committed(shards.DATA)) if len(current) else []:
-            tags = shards.read_table(directory.at(shards.DATA, name), sorted({"clip_id", *wanted.names}))
+        read = partial(shards.read_table, columns=sorted({"clip_id", *wanted.names}))
+        files = [run.directory.at(shards.DATA, name) for name in sorted(run.directory.committed(shards.DATA))]
+        for tags in read_ahead.each(read, files if len(current) else []):
             tags = tags.filter(pa.array(_rows_of(tags["clip_id"], current) >= 0))
             tables.append(tags.select(wanted.names).replace_schema_metadata(wanted.metadata))
     return pa.concat_tables(tables)

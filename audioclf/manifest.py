@@ -1,7 +1,7 @@
 """The manifest: a Parquet file with one row a clip."""
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -115,6 +115,15 @@ def to_table(clips: Iterable[Clip]) -> pa.Table:
     else:
         columns["source_id"] = columns["clip_id"]
     return pa.table(columns, schema=schema.MANIFEST)
+
+
+def of_columns(columns: Mapping[str, pa.ChunkedArray | pa.Array]) -> pa.Table:
+    """The manifest's rows from the columns that are known; no labels, and each clip a source of its own."""
+    n = len(columns["clip_id"])
+    labels = pa.ListArray.from_arrays(pa.array(np.zeros(n + 1, np.int32)), pa.array([], pa.string()))
+    filled = {"labels": labels, "source_id": columns["clip_id"], **columns}
+    missing = {field.name: pa.nulls(n, field.type) for field in schema.MANIFEST if field.name not in filled}
+    return pa.table({**filled, **missing}, schema=schema.MANIFEST)
 
 
 def _array(values: list[Any], data_type: pa.DataType) -> pa.Array:

@@ -46,10 +46,14 @@ class RunDirectory:
         Raises:
             ConfigError: it was begun by another job or configuration; the differences are named.
         """
+        if not self.require(job, binding):
+            self.write_json(CONFIG, {"job": job, "binding": binding, "flags": flags})
+
+    def require(self, job: str, binding: dict[str, Any]) -> bool:
+        """Whether the directory was begun, and if so by the same job and configuration; see `bind`."""
         found = read_json(self.at(CONFIG))
         if found is None:
-            self.write_json(CONFIG, {"job": job, "binding": binding, "flags": flags})
-            return
+            return False
         if found["job"] != job:
             raise ConfigError(f"{self}: holds a run of jobs/{found['job']}.py; give another --output")
         before, now = found["binding"], json.loads(json.dumps(binding))
@@ -63,6 +67,7 @@ class RunDirectory:
                 f"{self}: was begun with another configuration: {'; '.join(differences)}. "
                 "Give another --output, or the configuration it was begun with."
             )
+        return True
 
     def committed(self, folder: str) -> set[str]:
         """The names of the files in one of its folders."""

@@ -119,6 +119,7 @@ RECORDING = pa.schema(
         pa.field("etag", pa.string(), nullable=False),
         pa.field("recorded_at", pa.timestamp("us", tz="UTC")),
         pa.field("status", pa.string(), nullable=False),  # ok | partial | rejected
+        pa.field("retry", pa.bool_(), nullable=False),  # what kept it from being heard may pass: it is due again
         pa.field("duration_s", pa.float64(), nullable=False),  # of what could be heard
         pa.field("windows", pa.int32(), nullable=False),
         pa.field("flags", pa.list_(pa.string()), nullable=False),  # as of a shard's row; silent: all of it

@@ -6,17 +6,15 @@ import json
 import re
 import urllib.parse
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 
-from audioclf import storage
+from audioclf import read_ahead, storage
 from audioclf.errors import ConfigError
 
 BATCH_ROWS = 1 << 16
-FILES_AT_ONCE = 16  # on S3 a small file is nearly all waiting
 FILE_NAME_BYTES = 100
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
@@ -108,12 +106,7 @@ def write_audacity(events: Iterable[pa.Table], folder_uri: str) -> int:
     Raises:
         StorageError: the disk is full, or the store can't be reached or refuses.
     """
-    files = _label_files(events, folder_uri)
-    count = 0
-    with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
-        while some := list(itertools.islice(files, 4 * FILES_AT_ONCE)):
-            count += len(list(pool.map(lambda file: storage.write_bytes(*file), some)))
-    return count
+    return sum(1 for _ in read_ahead.each(lambda file: storage.write_bytes(*file), _label_files(events, folder_uri)))
 
 
 def _label_files(events: Iterable[pa.Table], folder_uri: str) -> Iterator[tuple[str, bytes]]:

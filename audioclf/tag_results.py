@@ -1,7 +1,8 @@
 """What a tagging run's units committed → a row a recording, events, files for other programs."""
 
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -9,12 +10,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from audioclf import events, schema, shards, storage, tag_exports
+from audioclf import events, read_ahead, schema, shards, storage, tag_exports
 from audioclf.rundir import RunDirectory
 from audioclf.tagging import PARTS
 
 RUNS = "runs"
 """Folder of a tag output: a run directory for each run."""
+
+RUN_NAME, RUN_PATTERN = "%Y%m%dT%H%M%S.%fZ", re.compile(r"[\dTZ.]+")
+"""A run's: when it began, in UTC. Their order is that of time."""
 
 RECORDINGS, EVENTS = "recordings.parquet", "events.parquet"
 """Files of a run directory."""
@@ -62,8 +66,9 @@ class TagRun:
 
 
 def runs_of(output: RunDirectory) -> list[TagRun]:
-    """The runs of a tag output, the oldest first."""
-    return [TagRun(RunDirectory(output.at(RUNS, name)), name) for name in storage.folders_in(output.at(RUNS))]
+    """The runs of a tag output, the oldest first; other folders that somebody put beside them are none."""
+    names = [name for name in storage.folders_in(output.at(RUNS)) if RUN_PATTERN.fullmatch(name)]
+    return [TagRun(RunDirectory(output.at(RUNS, name)), name) for name in names]
 
 
 def _export(run: RunDirectory, committed: Sequence[str], format_: str) -> None:
@@ -86,28 +91,23 @@ def _parquet(uri: str, target: pa.Schema) -> Iterator[pq.ParquetWriter]:
 
 def _whole_recordings(run: RunDirectory, committed: Sequence[str]) -> Iterator[tuple[pa.Table, pa.Table]]:
     """Parts and tags of whole recordings, unit by unit; those of a recording over several units together."""
-    parts = ((name, shards.read_table(run.at(PARTS, name)).replace_schema_metadata()) for name in committed)
-    for long, units in groupby(parts, key=lambda unit: _long_recording(unit[1])):
+
+    def unit(name: str) -> tuple[pa.Table, pa.Table]:
+        parts, tags = (shards.read_table(run.at(folder, name)) for folder in (PARTS, shards.DATA))
+        return parts.replace_schema_metadata(), tags.replace_schema_metadata(schema.TAG.metadata)
+
+    for long, units in groupby(read_ahead.each(unit, committed), key=lambda unit: _long_recording(unit[0])):
         if long is None:
-            for name, of_unit in units:
-                yield of_unit, _tags(run, [name])
+            yield from units
             continue
-        names, tables = zip(*units, strict=True)
-        of_recording = pa.concat_tables(tables)
+        of_recording, tags = (pa.concat_tables(tables) for tables in zip(*units, strict=True))
         if of_recording["segments"].to_numpy().sum() == of_recording["segments_total"][0].as_py():
-            yield of_recording, _tags(run, names)
+            yield of_recording, tags
 
 
 def _long_recording(parts: pa.Table) -> str | None:
     """The clip_id of the recording of which a unit is a part."""
     return parts["clip_id"][0].as_py() if len(parts) and parts["segments_total"][0].as_py() else None
-
-
-def _tags(run: RunDirectory, names: Iterable[str]) -> pa.Table:
-    tables = [
-        shards.read_table(run.at(shards.DATA, name)).replace_schema_metadata(schema.TAG.metadata) for name in names
-    ]
-    return pa.concat_tables([schema.TAG.empty_table(), *tables])
 
 
 def _batches(uri: str, target: pa.Schema) -> Iterator[pa.Table]:
@@ -128,6 +128,7 @@ def _recordings(parts: pa.Table, class_names: Sequence[str]) -> pa.Table:
     merged = {
         **rows[0],
         "status": statuses.pop() if len(statuses) == 1 else "partial",
+        "retry": any(row["retry"] for row in rows),
         "duration_s": sum(row["duration_s"] for row in rows),
         "windows": windows,
         "flags": sorted(

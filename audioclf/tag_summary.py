@@ -6,7 +6,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from audioclf import schema, shards, storage
+from audioclf import read_ahead, schema, shards, storage
 from audioclf.errors import ConservationError
 from audioclf.rundir import RunDirectory
 from audioclf.tag_results import RECORDINGS
@@ -23,36 +23,43 @@ def count(run: RunDirectory, planned: int, max_reject_fraction: float) -> dict[s
     Raises:
         ConservationError: a recording is missing, or there twice.
     """
-    recordings = shards.read_table(run.at(RECORDINGS), ["clip_id", "status", "duration_s", "windows", "flags"])
+    recordings = shards.read_table(run.at(RECORDINGS), ["clip_id"])
     n_different = len(recordings["clip_id"].unique())
     if not len(recordings) == n_different == planned:
         raise ConservationError(
             f"{run}: {planned:,} recordings planned, {len(recordings):,} accounted for, {n_different:,} different; "
             "run the same command again"
         )
-    of_status = Counter(recordings["status"].to_pylist())
-    rejected, partial = of_status["rejected"], of_status["partial"]
-    rejects = read_rejects(run)
-    flags = recordings["flags"].combine_chunks().flatten().to_pylist()
+    counted = total(run)
+    of_status = counted["recordings"]
+    too_many = of_status["rejected"] + of_status["partial"] > max_reject_fraction * planned
     return {
         "job": "tag",
-        "status": "too_many_rejects" if rejected + partial > max_reject_fraction * planned else "ok",
-        "total": {
-            "recordings": {"planned": planned, "ok": of_status["ok"], "partial": partial, "rejected": rejected},
-            "windows": int(recordings["windows"].to_numpy().sum()),
-            "tags": sum(_rows(run.at(shards.DATA, name)) for name in run.committed(shards.DATA)),
-            "audio_s": round(float(recordings["duration_s"].to_numpy().sum()), 3),
-            "rejects_by_reason": dict(Counter(rejects["error"].to_pylist())),
-            "recordings_by_flag": dict(Counter(flags)),
-        },
+        "status": "too_many_rejects" if too_many else "ok",
+        "total": {**counted, "recordings": {"planned": planned, **of_status}},
         "max_reject_fraction": max_reject_fraction,
+    }
+
+
+def total(run: RunDirectory) -> dict[str, Any]:
+    """What a closed run dealt with; of one that was killed, less than it had planned."""
+    recordings = shards.read_table(run.at(RECORDINGS), ["status", "duration_s", "windows", "flags"])
+    of_status = Counter(recordings["status"].to_pylist())
+    flags = recordings["flags"].combine_chunks().flatten().to_pylist()
+    return {
+        "recordings": {status: of_status[status] for status in ("ok", "partial", "rejected")},
+        "windows": int(recordings["windows"].to_numpy().sum()),
+        "tags": sum(read_ahead.each(_rows, [run.at(shards.DATA, name) for name in run.committed(shards.DATA)])),
+        "audio_s": round(float(recordings["duration_s"].to_numpy().sum()), 3),
+        "rejects_by_reason": dict(Counter(read_rejects(run)["error"].to_pylist())),
+        "recordings_by_flag": dict(Counter(flags)),
     }
 
 
 def read_rejects(run: RunDirectory) -> pa.Table:
     """The reject rows of a run."""
     names = sorted(run.committed(shards.REJECTS) & run.committed(shards.DATA))
-    tables = [shards.read_table(run.at(shards.REJECTS, name)) for name in names]
+    tables = read_ahead.each(shards.read_table, [run.at(shards.REJECTS, name) for name in names])
     return pa.concat_tables([schema.REJECT.empty_table(), *tables])
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from audioclf import inference, schema, shards, storage
+from audioclf import errors, inference, schema, shards, storage
 from audioclf.inference import Classifier
 from audioclf.labels import Vocabulary
 from audioclf.units import Unit
@@ -153,6 +153,7 @@ class Tagger:
         return {
             **{name: part.recording[name] for name in ("clip_id", "uri", "size_bytes", "etag", "recorded_at")},
             "status": status,
+            "retry": any(errors.may_pass(row["error"]) for row in part.rejects),
             "duration_s": part.duration_s,
             "windows": part.windows,
             "flags": part.flags,

@@ -32,6 +32,14 @@ def seed_everything(*parts: int) -> None:
     torch.manual_seed(int(np.random.SeedSequence(parts).generate_state(1)[0]))
 
 
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether --amp is worth it there: a CPU without bfloat16 arithmetic imitates it, ten times slower than float32."""
+    if device.type == "cuda":
+        return True
+    found = torch.cpu.get_capabilities()
+    return any(found.get(name, False) for name in ("avx512_bf16", "amx_bf16", "sve_bf16", "bf16"))
+
+
 def alone(network: Network) -> nn.Module:
     """The network as it is, for a single worker."""
     return network
@@ -75,6 +83,7 @@ class Trainer:
         self._network, self._wrap, self._wrapped = network, wrap, cast(nn.Module, network)
         self._layers, self._n_frozen = optimisation.layers(network), -1
         device = network.mean.device
+        self._amp = training.amp and has_bfloat16(device)
         self._input = TrainingInput(training, rows.front_end, front_end, network.patch_frames, device)
         self._optimizer = optimisation.optimizer(network, training)
         self._average = optimisation.averaged(network, training.ema) if training.ema else None
@@ -146,7 +155,7 @@ class Trainer:
         mean, device = self._network.mean, self._network.mean.device
         targets = torch.from_numpy(self._vocabulary.targets(self._rows.labels(rows))).to(device)
         patches, soft_targets = self._input(stored, self._rows.valid_frames[rows], where, targets, mean)
-        with torch.autocast(device.type, torch.bfloat16, enabled=self._training.amp):
+        with torch.autocast(device.type, torch.bfloat16, enabled=self._amp):
             logits = self._wrapped(patches)
         logits = logits.float()
         loss_sum = _loss(logits, soft_targets, self._vocabulary.multi_label, self._training.label_smoothing)

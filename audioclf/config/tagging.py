@@ -39,6 +39,9 @@ class TagConfig:
     """Of these times: Europe/Berlin, +02:00."""
     min_age_s: float = 0.0
     """Leave files younger than this many seconds for next time: their recorder may still be writing."""
+    retry_rejected: bool = False
+    """Take what was rejected before, too, even if it has not changed; what could not be read for a reason that may
+    pass (no permission, archived, changed meanwhile) is taken again in any case."""
     keep_days: float | None = None
     """Remove directories of runs older than this many days, their tags included; what they dealt with stays known."""
     runtime: Literal["auto", "onnx", "torch"] = "auto"

@@ -54,7 +54,7 @@ class Training:
     ema: float = 0.0
     """Keep a running average of the weights, with this decay a step (0.99, say), and use it in the end; 0: do not."""
     amp: bool = False
-    """Mixed precision: bfloat16 where it is safe; faster on hardware that has it."""
+    """Mixed precision: bfloat16 where it is safe, on GPUs and on CPUs that compute in it; elsewhere float32."""
     frontend: str | None = None
     """Front end of the network, where shards hold waveforms (pcm32k, pcm44k): a name or a YAML file; default: that of
     --init, else logmel44k at 44.1 kHz and efficientat32k at 32 kHz."""

@@ -66,6 +66,7 @@ def run(config: CrossvalConfig) -> str:
     due = [job for job in jobs.values() if not _is_trained(job)]
     log.info("crossval: %d trainings, %d of them done before; folds %s", len(jobs), len(jobs) - len(due), folds)
     if config.dry_run:
+        directory.require("crossval", binding)
         return "ok"
     directory.bind("crossval", binding, {"num_workers": config.num_workers})
     measured = rundir.read_json(directory.at(evaluate.METRICS)) if directory.is_complete() else None

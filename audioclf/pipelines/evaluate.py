@@ -45,6 +45,7 @@ def run(config: EvaluateConfig) -> str:
         "test_fold": config.test_fold,
     }
     if config.dry_run:
+        directory.require("evaluate", binding)
         log.info("evaluate: would measure %s on fold %s into %s", config.checkpoint, config.test_fold, directory)
         return "ok"
     if config.write_thresholds and loaded.training.get("test_fold") is None:

@@ -16,10 +16,11 @@ def run(config: ExportConfig) -> str:
     frames = export.frames_of(loaded, config.frames)
     directory = RunDirectory(config.output)
     formats = " and ".join(config.formats)
+    binding = {"weights": loaded.weights_digest(), "formats": list(config.formats), "frames": frames}
     if config.dry_run:
+        directory.require("export", binding)
         log.info("export: would write %s (%s) as %s into %s", config.checkpoint, loaded.name, formats, directory)
         return "ok"
-    binding = {"weights": loaded.weights_digest(), "formats": list(config.formats), "frames": frames}
     directory.bind("export", binding, {})
     files = export.export(loaded, config.formats, frames)
     for name, content in files.items():

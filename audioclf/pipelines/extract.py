@@ -55,6 +55,7 @@ def run(config: ExtractConfig) -> str:
         time.monotonic() - began,
     )  # fmt: skip
     if config.dry_run:
+        directory.require("extract", binding)
         return "ok"
     flags = {
         "manifest": storage.to_uri(config.manifest),  # what was relative then would be wrong from elsewhere

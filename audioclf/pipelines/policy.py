@@ -45,6 +45,7 @@ def run(config: PolicyConfig) -> str:
     learning = plan(shard_uris, how, (config.test_fold,), config.repetitions, config.seed)
     directory = RunDirectory(f"{stem}.learned")
     if config.dry_run:
+        directory.require("policy", learning.binding())
         log.info("policy: would train %d networks into %s", len(learning.trainings), directory)
         return "ok"
     directory.bind("policy", learning.binding(), {})

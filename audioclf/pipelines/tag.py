@@ -31,7 +31,7 @@ from audioclf.pipelines.progress import Progress, log_outcome
 from audioclf.pipelines.run_units import Stage, run_units
 from audioclf.run_lock import RunLock
 from audioclf.rundir import RunDirectory
-from audioclf.tag_results import RUNS
+from audioclf.tag_results import RUN_NAME, RUNS, TagRun
 from audioclf.tag_settings import TagSettings
 from audioclf.tagging import TagPlan
 from audioclf.windows import Windows
@@ -39,7 +39,6 @@ from audioclf.windows import Windows
 log = logging.getLogger("audioclf")
 
 LOCK, MANIFEST, NETWORK = "lock.json", "manifest.parquet", "network"
-RUN_NAME = "%Y%m%dT%H%M%S.%fZ"
 
 PROBE_ABOVE_BYTES = 64e6
 """Larger files are looked into for their length, so that several workers share them."""
@@ -60,13 +59,15 @@ def run(config: TagConfig) -> str:
     loaded = checkpoint.load_for(config.checkpoint)
     settings = TagSettings.of(config, loaded)
     output = RunDirectory(config.output)
+    binding = _binding(config, settings, loaded)
     if config.dry_run:
+        output.require("tag", binding)
         closed = [one.name for one in tag_results.runs_of(output) if one.is_closed()]
         _due(config, settings, archive.find(config.input), ledger.read(output, closed))
         return "ok"
     with run_lock.hold(output.at(LOCK), "tag") as lock:
         found = archive.find(config.input)
-        output.bind("tag", _binding(config, settings, loaded), {"checkpoint": config.checkpoint})
+        output.bind("tag", binding, {"checkpoint": config.checkpoint})
         return _tag(config, settings, loaded, found, output, lock, began)
 
 
@@ -79,7 +80,10 @@ def _tag(
     lock: RunLock,
     began: float,
 ) -> str:
+    killed = [one for one in tag_results.runs_of(output) if not one.is_closed()]
     known = _settle(config, loaded, output, lock)
+    for one in killed:
+        _tell_of_killed(one)
     due = _due(config, settings, found, known)
     status = "ok"
     if len(due.table):
@@ -108,7 +112,7 @@ def _settle(config: TagConfig, loaded: Checkpoint, output: RunDirectory, lock: R
 
 def _due(config: TagConfig, settings: TagSettings, found: Archive, known: Ledger) -> Due:
     """What of the archive is to be done."""
-    due = archive.due(found, known, config.min_age_s, settings.times, config.limit)
+    due = archive.due(found, known, config.min_age_s, settings.times, config.limit, config.retry_rejected)
     log.info(
         "tag: %s recordings, %s of them due%s, %s too young; %s",
         f"{len(found):,}", f"{len(due.table):,}", f" (--limit {config.limit})" if config.limit else "",
@@ -238,22 +242,39 @@ def _sum_up(config: TagConfig, settings: TagSettings, directory: RunDirectory, d
         f"{recordings['rejected']:,}", f"{total['windows']:,}", f"{total['tags']:,}", total["audio_s"] / 3600,
         summary["this_run"]["wall_s"],
     )  # fmt: skip
+    _log_rejects(directory)
+    log_outcome(directory, summary)
+    return summary["status"]
+
+
+def _tell_of_killed(one: TagRun) -> None:
+    """What an earlier run did before it was killed: nobody has said it yet."""
+    total = tag_summary.total(one.directory)
+    one.directory.finish({"job": "tag", "status": "killed", "total": total})
+    recordings = total["recordings"]
+    log.warning(
+        "tag: run %s did not end: %s of its recordings are dealt with, %s of them wholly or partly rejected; the "
+        "others are due again",
+        one.name, f"{sum(recordings.values()):,}", f"{recordings['partial'] + recordings['rejected']:,}",
+    )  # fmt: skip
+    _log_rejects(one.directory)
+
+
+def _log_rejects(directory: RunDirectory) -> None:
     rejects = tag_summary.read_rejects(directory)
     for row in rejects.slice(0, MOST_REJECTS_LOGGED).to_pylist():
         log.info("  rejected: %s: %s: %s", storage.display(row["uri"]), row["error"], row["message"])
     if len(rejects) > MOST_REJECTS_LOGGED:
         log.info("  … and %s more", f"{len(rejects) - MOST_REJECTS_LOGGED:,}")
-    log_outcome(directory, summary)
-    return summary["status"]
 
 
 def _remove_old(keep_days: float | None, output: RunDirectory) -> None:
     """Remove runs that began longer ago; the ledger has what they dealt with."""
     if keep_days is None:
         return
-    oldest = datetime.now(UTC) - timedelta(days=keep_days)
+    oldest = (datetime.now(UTC) - timedelta(days=keep_days)).strftime(RUN_NAME)
     for one in tag_results.runs_of(output):
-        if datetime.strptime(one.name, RUN_NAME).replace(tzinfo=UTC) < oldest:
+        if one.name < oldest:
             log.info("tag: removing run %s, older than --keep-days %g", one.name, keep_days)
             storage.remove_all(output.at(RUNS, one.name, shards.DATA))  # first: without it nothing is left to close
             storage.remove_all(output.at(RUNS, one.name))

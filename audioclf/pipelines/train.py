@@ -83,6 +83,7 @@ def run(config: TrainConfig) -> str:
         "seed": config.seed,
     }
     if config.dry_run:
+        directory.require("train", binding)
         log.info("train: would train %s for %d epochs into %s", how.model, how.epochs, directory)
         return "ok"
     directory.bind("train", binding, {"num_workers": config.num_workers})
@@ -206,6 +207,8 @@ def _train_loop(config: dict[str, Any]) -> None:
     start, front_end = train_checks.beginning(job.training, rows.front_end)
     network = training.build_network(job.training, rows, job.vocabulary, job.seed, front_end, start)
     network = network.to(ray.train.torch.get_device())
+    if job.training.amp and not training.has_bfloat16(network.mean.device) and share.rank == 0:
+        board.say.remote(f"{job.name}: float32 in spite of --amp: this CPU has no bfloat16 arithmetic")
     wrap = training.alone if share.world_size == 1 else ray.train.torch.prepare_model
     trainer = Trainer(rows, job.vocabulary, job.training, job.seed, network, front_end, weights, share, wrap)
     if state:

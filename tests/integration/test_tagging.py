@@ -2,6 +2,7 @@
 
 import csv
 import json
+import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -114,6 +115,48 @@ def test_a_run_that_was_killed_counts_for_what_it_committed(trained: str, archiv
     assert set(pq.read_table(second / "manifest.parquet")["clip_id"].to_pylist()) == lost
     assert rows_of(output).equals(whole)
     assert len(ledger.latest(str(output))) == len(whole)
+
+
+def test_what_a_killed_run_rejected_is_told(
+    trained: str, clips: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    archive, output = tmp_path / "archive", tmp_path / "tags"
+    archive.mkdir()
+    shutil.copy(clips / "high" / "0.wav", archive)
+    (archive / "broken.wav").write_bytes(b"RIFF")
+    run(archive, trained, output, max_reject_fraction=1.0)
+    (first,) = run_folders(output)
+    shutil.rmtree(output / "ledger")
+    for name in ("recordings.parquet", "events.parquet", "summary.json", "_SUCCESS"):
+        (first / name).unlink()
+    (output / "runs" / "notes").mkdir()  # somebody's own folder is no run
+    with caplog.at_level(logging.INFO, logger="audioclf"):
+        assert run(archive, trained, output, keep_days=30) == "ok"
+    assert "2 of its recordings are dealt with, 1 of them wholly or partly rejected" in caplog.text
+    assert "broken.wav: DecodeError" in caplog.text
+    summary = json.loads((first / "summary.json").read_text())
+    assert summary["status"] == "killed"
+    assert summary["total"]["recordings"] == {"ok": 1, "partial": 0, "rejected": 1}
+    assert list((output / "runs" / "notes").iterdir()) == []
+
+
+def test_what_was_not_there_is_taken_again_when_it_is(trained: str, clips: Path, tmp_path: Path) -> None:
+    archive, output, listing = tmp_path / "archive", tmp_path / "tags", tmp_path / "m.parquet"
+    archive.mkdir()
+    for name in ("0.wav", "1.wav"):
+        shutil.copy(clips / "high" / name, archive)
+    (archive / "broken.wav").write_bytes(b"RIFF")
+    manifest.run(ManifestConfig(input=str(archive), output=str(listing), layout="flat"))
+    (archive / "1.wav").rename(tmp_path / "away.wav")
+    flags = {"top_k": 1, "max_reject_fraction": 1.0}
+    assert run(listing, trained, output, **flags) == "ok"
+    assert names(rows_of(output)) == {"0.wav"}
+    (tmp_path / "away.wav").rename(archive / "1.wav")
+    assert run(listing, trained, output, **flags) == "ok"
+    assert names(pq.read_table(run_folders(output)[1] / "manifest.parquet")) == {"1.wav"}
+    assert names(rows_of(output)) == {"0.wav", "1.wav"}
+    assert run(listing, trained, output, **flags, retry_rejected=True) == "ok"
+    assert names(pq.read_table(run_folders(output)[2] / "manifest.parquet")) == {"broken.wav"}
 
 
 def test_old_runs_are_removed_and_what_they_did_is_known(trained: str, clips: Path, tmp_path: Path) -> None:
@@ -239,6 +282,8 @@ def test_another_configuration_on_the_same_output_is_refused(trained: str, archi
     assert run(archive, trained, tmp_path / "tags", limit=1) == "ok"
     with pytest.raises(ConfigError, match=r"thresholds was 0\.0 and is now 0\.5"):
         run(archive, trained, tmp_path / "tags", threshold=0.5)
+    with pytest.raises(ConfigError, match=r"thresholds was 0\.0 and is now 0\.5"):
+        run(archive, trained, tmp_path / "tags", threshold=0.5, dry_run=True)
     with pytest.raises(ConfigError, match="input was"):
         run(archive / "a b", trained, tmp_path / "tags")
 

@@ -25,8 +25,8 @@ def output(tmp_path: Path) -> RunDirectory:
 def part(clip_id: str, etag: str = "1", **fields: Any) -> dict[str, Any]:
     return {
         "clip_id": clip_id, "uri": f"file:///{clip_id}.wav", "size_bytes": 1, "etag": etag, "recorded_at": None,
-        "status": "ok", "duration_s": 1.0, "windows": 1, "flags": [], "top_tag": "dog", "top_probability": 0.5,
-        "segments": 0, "segments_total": 0, "probability_sum": None, **fields,
+        "status": "ok", "retry": False, "duration_s": 1.0, "windows": 1, "flags": [], "top_tag": "dog",
+        "top_probability": 0.5, "segments": 0, "segments_total": 0, "probability_sum": None, **fields,
     }  # fmt: skip
 
 
@@ -67,6 +67,21 @@ def test_what_is_new_or_changed_is_due_and_rejects_are_not(output: RunDirectory)
     assert known.due(found).tolist() == [True, True, False, False, True]
     nothing = ledger.read(output, [])
     assert nothing.due(found).tolist() == [True] * 5
+
+
+def test_what_was_rejected_for_a_reason_that_may_pass_is_due_again(output: RunDirectory) -> None:
+    parts = [part("ok"), part("broken", status="rejected"), part("locked", status="rejected", retry=True)]
+    unit(output, "1", 0, parts, [])
+    unit(output, "1", 1, [long_part(0, [0, 1, 0])], [])
+    unit(output, "1", 2, [long_part(1, [0, 1, 0], status="partial", retry=True)], [])
+    unit(output, "1", 3, [long_part(2, [0, 1, 0])], [])
+    found = listing(*((name, 1, "1") for name in ("long", "locked", "broken", "ok")))
+    known = ledger.read(output, close_all(output))
+    assert known.due(found).tolist() == [True, True, False, False]
+    assert known.due(found, retry_rejected=True).tolist() == [True, True, True, False]
+    unit(output, "2", 0, [part("locked"), part("long")], [])
+    known = ledger.read(output, close_all(output))
+    assert known.due(found).tolist() == [False] * 4
 
 
 def test_the_ledger_is_its_snapshot_and_the_runs_since(output: RunDirectory) -> None:
@@ -183,7 +198,8 @@ def test_a_million_unchanged_recordings_are_known_in_any_order() -> None:
     ids = pa.array([f"{i:032x}" for i in range(1_000_000)])
     ones = pa.array(np.ones(len(ids), np.int64))
     etags = pa.array(["1"] * len(ids))
-    columns = [ids, ones, etags, pa.array(["ok"] * len(ids)), etags, pa.array(np.ones(len(ids), bool))]
+    ok, no = pa.array(["ok"] * len(ids)), pa.array(np.zeros(len(ids), bool))
+    columns = [ids, ones, etags, ok, no, etags, pa.array(np.ones(len(ids), bool))]
     known = ledger.Ledger(pa.Table.from_arrays(columns, schema=ledger.LEDGER), frozenset(), True)
     order = np.random.default_rng(0).permutation(len(ids))
     found = pa.table({"clip_id": ids, "size_bytes": ones, "etag": etags}).take(pa.array(order))

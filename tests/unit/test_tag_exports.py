@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from audioclf import schema, storage, tag_exports
+from audioclf import read_ahead, schema, storage, tag_exports
 from audioclf.errors import ConfigError
 
 TIME = datetime(2024, 1, 31, 23, 59, 59, tzinfo=UTC)
@@ -231,7 +231,7 @@ def test_recordings_of_one_name_have_a_file_each(tmp_path: Path) -> None:
 
 
 def test_more_recordings_than_are_written_at_once(tmp_path: Path) -> None:
-    n = 5 * tag_exports.FILES_AT_ONCE
+    n = 5 * read_ahead.AT_ONCE
     table = events(*({"clip_id": f"{i:032d}"[::-1], "tag": f"t{i}"} for i in range(n)))
     assert tag_exports.write_audacity([table], storage.to_uri(str(tmp_path))) == n
     assert {labels(path)[0][2] for path in tmp_path.iterdir()} == {f"t{i} 0.50" for i in range(n)}

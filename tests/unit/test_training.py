@@ -37,6 +37,19 @@ def examples(n: int, labels: list[list[str]] | None = None) -> Examples:
     return Examples(SPEC, log_mel, np.full(n, 130), columns)
 
 
+def test_amp_is_left_out_where_it_would_be_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    def losses(amp: bool, capable: bool) -> list[float]:
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, "avx512_bf16": capable})
+        data, how = examples(12), Training(model="sbcnn", epochs=2, batch_size=4, dropout=0.0, amp=amp)
+        network = training.build_network(how, MemoryRows(data), TRIO, 0, SPEC)
+        trainer = trainer_of(data, TRIO, how, 0, network)
+        return [trainer.epoch(epoch)[0] for epoch in range(2)]
+
+    exact = losses(amp=False, capable=True)
+    assert losses(amp=True, capable=False) == exact
+    assert losses(amp=True, capable=True) != exact
+
+
 def with_copies(clips: int, segments: int, rows: int) -> Examples:
     """So many rows of each segment of each clip, in no order; their pictures are not looked at."""
     keys = [(str(clip), segment) for clip in range(clips) for segment in range(segments) for _ in range(rows)]
