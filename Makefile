@@ -8,7 +8,7 @@ STAMP := .venv/.ready
 export RAY_USAGE_STATS_ENABLED := 0
 export PYTHONUNBUFFERED := 1
 
-.PHONY: setup demo test test-all test-s3 test-chaos check format bench lock clean
+.PHONY: setup demo browser test test-all test-s3 test-chaos check format bench lock clean
 
 setup: $(STAMP)
 
@@ -19,6 +19,10 @@ $(STAMP): requirements.lock pyproject.toml tools/setup.sh
 
 demo: $(STAMP)
 	@$(BIN)/python jobs/demo.py $(if $(AUDIO),--audio "$(AUDIO)")
+
+# For the tests of reports, which are left out without it.
+browser:
+	@bash tools/browser.sh
 
 test: $(STAMP)
 	@$(BIN)/python -m pytest

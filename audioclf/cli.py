@@ -12,6 +12,8 @@ from audioclf.config import recipes
 from audioclf.errors import AudioclfError, ConfigError
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_REJECTS, EXIT_INTERRUPTED = 0, 1, 2, 3, 130
+EXIT_CODES = {"ok": EXIT_OK, "failed": EXIT_FAILED, "too_many_rejects": EXIT_REJECTS}
+"""Of what a pipeline's run gives."""
 
 log = logging.getLogger("audioclf")
 
@@ -21,8 +23,8 @@ def run(config_type: type, pipeline: str, description: str | None) -> int:
 
     Args:
         config_type: the job's dataclass; its fields are the flags.
-        pipeline: module of audioclf.pipelines whose run(config) gives the status, `ok` or `too_many_rejects`. By
-            name, so that --help and a wrong flag need not wait for Ray.
+        pipeline: module of audioclf.pipelines whose run(config) gives the status, one of EXIT_CODES. By name, so
+            that --help and a wrong flag need not wait for Ray.
         description: for --help.
     """
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
@@ -43,7 +45,7 @@ def run(config_type: type, pipeline: str, description: str | None) -> int:
     except KeyboardInterrupt:
         log.error("interrupted. What is done is kept: run the same command again to go on.")
         return EXIT_INTERRUPTED
-    return EXIT_OK if status == "ok" else EXIT_REJECTS
+    return EXIT_CODES[status]
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:

@@ -1,12 +1,17 @@
-"""How much memory there is, and whether a set's pictures fit into it. Plain Python."""
+"""How much memory (and how many CPUs) a process may use, and whether a set's pictures fit into it. Plain Python."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 SHARE = 0.5
 """Of the memory of a training worker: for training rows; the rest is for the network and what it computes."""
+
+_MEMORY_FILES = ("memory.max", "memory.limit_in_bytes")
+"""Of control groups of version 2, of version 1."""
+_CPU_FILES = ("cpu.max", "cpu.cfs_quota_us", "cpu.cfs_period_us")
+"""Quota and period: both in one file since version 2, in two files before."""
 
 
 @dataclass(frozen=True)
@@ -65,23 +70,38 @@ def cgroup_limits(root: Path = Path("/")) -> list[int]:
     Returns:
         No limits where none are set, or there are no control groups.
     """
-    groups = root / "proc/self/cgroup"
+    texts = (_text(folder / name) for folder in _groups("memory", root) for name in _MEMORY_FILES)
+    return [int(text) for text in texts if text not in ("", "max")]
+
+
+def cgroup_cpus(root: Path = Path("/")) -> list[float]:
+    """CPUs that Linux control groups allow this process, as `cgroup_limits` gives bytes."""
     limits = []
+    for folder in _groups("cpu", root):
+        words = " ".join(_text(folder / name) for name in _CPU_FILES).split()
+        if len(words) == 2 and words[0] not in ("max", "-1"):
+            limits.append(int(words[0]) / int(words[1]))
+    return limits
+
+
+def _groups(controller: str, root: Path) -> Iterator[Path]:
+    """The folders of the control groups this process is in."""
+    groups = root / "proc/self/cgroup"
     for line in groups.read_text().splitlines() if groups.is_file() else []:
         _, controllers, path = line.split(":", 2)
         if controllers == "":
-            mount, name = root / "sys/fs/cgroup", "memory.max"
-        elif "memory" in controllers.split(","):
-            mount, name = root / "sys/fs/cgroup/memory", "memory.limit_in_bytes"
+            mount = root / "sys/fs/cgroup"
+        elif controller in controllers.split(","):
+            mount = root / "sys/fs/cgroup" / controller
         else:
             continue
         # In a container the path may be that outside, of which only the mount's own limit is to be seen.
         below = [part for part in path.split("/") if part]
-        for depth in range(len(below) + 1):
-            file = mount.joinpath(*below[:depth], name)
-            text = file.read_text().strip() if file.is_file() else "max"
-            limits += [] if text == "max" else [int(text)]
-    return limits
+        yield from (mount.joinpath(*below[:depth]) for depth in range(len(below) + 1))
+
+
+def _text(file: Path) -> str:
+    return file.read_text().strip() if file.is_file() else ""
 
 
 def _gb(n_bytes: int) -> str:

@@ -2,23 +2,7 @@
 # Makes .venv with the pinned packages and finds the rubberband program. Called by the Makefile.
 set -euo pipefail
 
-say() { echo "setup: $*" >&2; }
-
-# apt as root, or through sudo if there is one; otherwise say what is missing.
-install_package() {
-    local package=$1 why=$2
-    if ! command -v apt-get >/dev/null; then
-        say "$why needs the Debian package $package, and there is no apt-get here: install it by hand"; return 1
-    fi
-    local root=()
-    if [ "$(id -u)" != 0 ]; then
-        command -v sudo >/dev/null || { say "$why needs: apt-get install $package (as root)"; return 1; }
-        root=(sudo)
-    fi
-    say "installing $package: $why needs it"
-    { "${root[@]}" apt-get update -qq && "${root[@]}" env DEBIAN_FRONTEND=noninteractive \
-        apt-get install -y -qq --no-install-recommends "$package" >/dev/null; } 2>&1 | grep -v debconf >&2 || true
-}
+. "$(dirname "$0")/apt.sh"
 
 command -v "$PYTHON" >/dev/null || PYTHON=python3
 "$PYTHON" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || {

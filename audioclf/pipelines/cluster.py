@@ -4,6 +4,7 @@ import logging
 import os
 import signal
 import time
+from typing import Any
 
 from audioclf.errors import AudioclfError
 
@@ -18,6 +19,7 @@ os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
 
 import ray
 import ray.data
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 log = logging.getLogger("audioclf")
 
@@ -58,6 +60,12 @@ def connect(num_cpus: int | None = None) -> None:
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     log.info("Ray ready: %d CPUs, %d GPUs (%.0f s)", cpus(), gpus(), time.monotonic() - began)
+
+
+def beside_driver() -> dict[str, Any]:
+    """Options of a small task or actor that must live as long as the job: on its own node, no spot instance's."""
+    node = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return {"num_cpus": 0, "scheduling_strategy": node}
 
 
 def cpus() -> int:

@@ -12,6 +12,7 @@ from audioclf.errors import ConfigError
 from audioclf.labels import Vocabulary
 from audioclf.pipelines import compare, evaluate, train, train_checks
 from audioclf.pipelines import policy as learn_policy
+from audioclf.pipelines.progress import log_written
 from audioclf.pipelines.train import TrainJob
 from audioclf.policy import Policy
 from audioclf.rundir import RunDirectory
@@ -89,7 +90,7 @@ def run(config: CrossvalConfig) -> str:
     directory.finish({"job": "crossval", "status": "ok", "trainings": len(jobs), "clips": measured["clips"]})
     evaluate.report("crossval", measured)
     _compare(config, directory)
-    log.info("wrote %s", directory)
+    log_written(directory)
     return "ok"
 
 

@@ -21,6 +21,8 @@ log = logging.getLogger("audioclf")
 
 MARKER = ".audioclf-demo"
 JOBS = Path("jobs")
+REPORTED = "shards", "crossval", "tags"
+"""Runs of which the demo makes reports."""
 
 
 def run(config: DemoConfig) -> str:
@@ -76,6 +78,8 @@ def run(config: DemoConfig) -> str:
         "1",
         *limit,
     )
+    for name in REPORTED:
+        _job("report", "--run", at[name])
     _show(folder, at, time.monotonic() - began)
     return "ok"
 
@@ -119,6 +123,7 @@ def _show(folder: Path, at: dict[str, str], seconds: float) -> None:
     table.add_row("accuracy over all folds in turn", _percent(crossval))
     for name, tags in _top_tags(Path(at["tags"])).items():
         table.add_row(f"heard in {name}", tags)
+    table.add_row("to look at in a browser", "\n".join(str(folder / name / "report.html") for name in REPORTED))
     table.add_row("where everything lies", f"{folder}/")
     Console().print(table)
 

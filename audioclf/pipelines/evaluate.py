@@ -14,6 +14,7 @@ from audioclf.config import EvaluateConfig
 from audioclf.errors import ConfigError
 from audioclf.labels import Vocabulary
 from audioclf.models import pretrained
+from audioclf.pipelines.progress import log_written
 from audioclf.pipelines.run_units import Stage, map_on_actors
 from audioclf.rundir import RunDirectory
 from audioclf.torch_classifier import TorchClassifier
@@ -68,7 +69,7 @@ def run(config: EvaluateConfig) -> str:
     log.info("evaluate: %s", thresholds.describe(learned, loaded.vocabulary.names))
     if config.write_thresholds:
         log.info("wrote the thresholds into %s", storage.display(uri))
-    log.info("wrote %s", directory)
+    log_written(directory)
     return "ok"
 
 

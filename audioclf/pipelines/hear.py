@@ -2,29 +2,18 @@
 
 import io
 import logging
-from dataclasses import replace
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 import soundfile
 
-from audioclf import backgrounds, manifest, rundir, shards, storage
-from audioclf.audio import augment, pcm, segment
-from audioclf.audio.augment import Transform
-from audioclf.audio.recording import Recording
-from audioclf.audio.segment import Grid, Segment
-from audioclf.augmentation import Augmentation
+from audioclf import shards, storage
 from audioclf.config import HearConfig
 from audioclf.errors import ClipError, ConfigError
-from audioclf.extraction import ExtractPlan
+from audioclf.row_sound import ROW_COLUMNS, RowSounds
 from audioclf.rundir import RunDirectory
 
 log = logging.getLogger("audioclf")
-
-ROW_COLUMNS = ["clip_id", "segment_index", "copy_index", "transform_set", "transform_params", "content_digest"]
-CLIP_COLUMNS = ["clip_id", "uri", "etag", "start_s", "end_s"]
 
 NAMED = 20
 """Things that an error names at most."""
@@ -37,27 +26,20 @@ def run(config: HearConfig) -> str:
     """
     storage.reach(config.shards, config.output)
     directory = RunDirectory(config.shards)
-    made = rundir.read_json(directory.at(rundir.CONFIG))
-    if made is None or made["job"] != "extract":
-        raise ConfigError(f"--shards {config.shards}: not a run directory of jobs/extract.py")
+    sounds = RowSounds(directory)
     row = _row(directory, config)
-    front_end = pcm.from_dict(made["binding"]["front_end"])
-    manifest_uri = storage.to_uri(made["flags"]["manifest"])
-    plan = ExtractPlan(
-        manifest_uri, directory.uri, front_end, made["binding"]["segment_s"], "", _augmentation(made, row)
-    )
-    clip = _clip(manifest_uri, config.clip_id)
     try:
-        samples = _samples(plan, clip, row)
+        samples = sounds.samples(row)
     except ClipError as error:  # here nothing else is left to do
         raise ConfigError(str(error)) from error
+    rate = sounds.front_end.sample_rate
     content = io.BytesIO()
-    soundfile.write(content, samples, front_end.sample_rate, format="WAV", subtype="FLOAT")
+    soundfile.write(content, samples, rate, format="WAV", subtype="FLOAT")
     storage.write_bytes(storage.to_uri(config.output), content.getvalue())
     log.info(
         "hear: segment %d, copy %d (%s %s) of %s: %.3f s at %d Hz; wrote %s",
-        config.segment, config.copy, row["transform_set"], row["transform_params"], storage.display(clip["uri"]),
-        len(samples) / front_end.sample_rate, front_end.sample_rate, config.output,
+        config.segment, config.copy, row["transform_set"], row["transform_params"], storage.display(row["uri"]),
+        len(samples) / rate, rate, config.output,
     )  # fmt: skip
     return "ok"
 
@@ -71,7 +53,7 @@ def _row(directory: RunDirectory, config: HearConfig) -> dict[str, Any]:
     others: list[str] = []
     of_clip: list[dict[str, Any]] = []
     for uri in shards.committed_files(directory.uri):
-        table = shards.read_table(uri, ROW_COLUMNS)
+        table = shards.read_table(uri, ["uri", *ROW_COLUMNS])
         if len(others) < NAMED:
             others += table["clip_id"].unique().to_pylist()[: NAMED - len(others)]
         of_clip += table.filter(pc.field("clip_id") == config.clip_id).to_pylist()
@@ -102,47 +84,3 @@ def _why_rejected(directory: RunDirectory, config: HearConfig) -> str | None:
             if row["segment_index"] in (None, config.segment) and row["copy_index"] in (None, config.copy):
                 return f"{storage.display(row['uri'])}: was rejected: {row['error']}: {row['message']}"
     return None
-
-
-def _clip(manifest_uri: str, clip_id: str) -> dict[str, Any]:
-    """The clip's row of the manifest."""
-    table: pa.Table = manifest.read(manifest_uri, CLIP_COLUMNS).table.filter(pc.field("clip_id") == clip_id)
-    if len(table) == 0:
-        name = storage.display(manifest_uri)
-        raise ConfigError(f"{name}: no clip {clip_id}: not the manifest that the shards were made from")
-    return table.to_pylist()[0]
-
-
-def _augmentation(made: dict[str, Any], row: dict[str, Any]) -> Augmentation:
-    """The engine and the background recording that the row was made with."""
-    binding, name = made["binding"], Transform.from_json(row["transform_params"]).background
-    engine = binding.get("engine") or "r2"
-    if not name:
-        return Augmentation(engine=engine)
-    folder = made["flags"]["backgrounds"]
-    found = {one.name: one for one in backgrounds.find(folder)}
-    if name not in found:
-        raise ConfigError(f"{storage.display(storage.to_uri(folder))}: the background recording {name} is gone")
-    etag = dict(binding["backgrounds"])[name]  # as it was then: another one is refused
-    return Augmentation(engine=engine, backgrounds=(replace(found[name], etag=etag),))
-
-
-def _samples(plan: ExtractPlan, clip: dict[str, Any], row: dict[str, Any]) -> np.ndarray:
-    """[n] float32 at the front end's rate."""
-    part = _segment(clip, plan.grid, row["segment_index"])
-    name, rate = storage.display(clip["uri"]), plan.front_end.sample_rate
-    if part.content_digest != row["content_digest"]:
-        raise ConfigError(f"{name}: holds another sound than when its picture was made")
-    transform = Transform.from_json(row["transform_params"])
-    background = plan.augmentation.background_loader(rate)
-    return augment.apply(transform, part.samples, rate, name, plan.augmentation.engine, background)
-
-
-def _segment(clip: dict[str, Any], grid: Grid, index: int) -> Segment:
-    name = storage.display(clip["uri"])
-    with Recording(storage.open_ranged(clip["uri"], clip["etag"]), name, clip["start_s"], clip["end_s"]) as recording:
-        first = 0 if recording.n_frames is None else index  # a stream is decoded from its beginning, as it was then
-        for part in segment.segments(recording, grid, first, index + 1):
-            if part.index == index:
-                return part
-    raise ConfigError(f"{name}: has no segment {index} any more")

@@ -20,6 +20,7 @@ from audioclf.config import PolicyConfig, Training, training_of
 from audioclf.errors import ConfigError
 from audioclf.labels import Vocabulary
 from audioclf.pipelines import cluster, train_checks
+from audioclf.pipelines.progress import log_written
 from audioclf.policy import Policy, training_rows
 from audioclf.policy_learning import Design, Learned
 from audioclf.rundir import RunDirectory
@@ -52,6 +53,7 @@ def run(config: PolicyConfig) -> str:
     learned = learn(learning, directory.uri)[config.test_fold]
     write(learned, config.test_fold, output, stem)
     directory.finish({"job": "policy", "status": "ok", **learned.cost})
+    log_written(directory)
     return "ok"
 
 

@@ -1,6 +1,7 @@
 """What a person sees while a job runs: a line on a terminal, a log line now and then elsewhere."""
 
 import logging
+import shlex
 import sys
 import time
 from collections import Counter, defaultdict
@@ -30,7 +31,12 @@ def log_outcome(directory: RunDirectory, summary: dict[str, Any]) -> None:
     if summary["status"] != "ok":
         allowed = summary["max_reject_fraction"]
         log.error("more than --max-reject-fraction %s were rejected: see %s/rejects", allowed, directory)
-    log.info("wrote %s", directory)
+    log_written(directory)
+
+
+def log_written(directory: RunDirectory) -> None:
+    """Where a run lies, and how to see it."""
+    log.info("wrote %s; to look at it: python jobs/report.py --run %s", directory, shlex.quote(str(directory)))
 
 
 class Progress:

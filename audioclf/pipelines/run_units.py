@@ -111,7 +111,7 @@ def run_units(stages: Sequence[Stage], units: Sequence[Unit]) -> Iterator[dict[s
         units: to process.
     """
     cluster.connect()
-    attempts = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(_Attempts).remote()
+    attempts = ray.remote(_Attempts).options(**cluster.beside_driver()).remote()
     first = replace(stages[0], make=_UnitMaker(stages[0].make, attempts))
     return map_on_actors([first, *stages[1:]], units)
 

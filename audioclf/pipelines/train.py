@@ -21,6 +21,7 @@ from audioclf.config import TrainConfig, Training, training_of
 from audioclf.labels import Vocabulary
 from audioclf.models import Network
 from audioclf.pipelines import cluster, train_checks
+from audioclf.pipelines.progress import log_written
 from audioclf.policy import Policy
 from audioclf.row_index import RowIndex, read_index
 from audioclf.rundir import RunDirectory
@@ -98,10 +99,7 @@ def run(config: TrainConfig) -> str:
         last["loss"],
         last["train_accuracy"],
     )
-    log.info(
-        "wrote %s",
-        directory.at(checkpoint.FOLDER) if directory.uri.startswith("s3:") else f"{directory}/checkpoint",
-    )
+    log_written(directory)
     return "ok"
 
 
@@ -112,10 +110,9 @@ def train_all(jobs: list[TrainJob], at_once: int) -> None:
         AudioclfError: as raised in a worker.
     """
     cluster.connect()
-    board: Any = ray.remote(num_cpus=0)(_Board)
-    board = board.remote()
+    board: Any = ray.remote(_Board).options(**cluster.beside_driver()).remote()
     # A task each: Ray carries its error here, and ends it with the driver.
-    fit: Any = ray.remote(num_cpus=0, max_retries=0)(_fit)
+    fit: Any = ray.remote(_fit).options(**cluster.beside_driver(), max_retries=0)
     waiting, running = list(jobs), dict[Any, TrainJob]()
     while waiting or running:
         while waiting and len(running) < at_once:

@@ -55,6 +55,10 @@ def test_the_flags_reach_the_pipeline(exit_code: Callable[..., int]) -> None:
     assert seen == [Flags(7)]
 
 
+def test_a_job_that_finds_something_wrong_fails(exit_code: Callable[..., int]) -> None:
+    assert exit_code(lambda config: "failed") == 1
+
+
 def test_too_many_rejects_have_a_code_of_their_own(exit_code: Callable[..., int]) -> None:
     assert exit_code(lambda config: "too_many_rejects") == 3
 

@@ -163,7 +163,7 @@ def test_what_was_rejected_is_answered_with_the_reason(run: Path) -> None:
 
 
 def test_a_folder_that_is_no_extraction_is_named(run: Path) -> None:
-    with pytest.raises(ConfigError, match=r"--shards .*backgrounds: not a run directory of jobs/extract\.py"):
+    with pytest.raises(ConfigError, match=r"backgrounds: not a run directory of jobs/extract\.py"):
         ask(run.parent / "backgrounds", "abc")
 
 
