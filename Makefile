@@ -13,7 +13,7 @@ export PYTHONUNBUFFERED := 1
 setup: $(STAMP)
 
 # Runs again only when the pinned packages change: a second `make demo` needs no network.
-$(STAMP): requirements.lock pyproject.toml tools/setup.sh
+$(STAMP): requirements.lock pyproject.toml tools/setup.sh tools/apt.sh
 	@PYTHON="$(PYTHON)" UV_VERSION="$(UV_VERSION)" bash tools/setup.sh
 	@touch $(STAMP)
 

@@ -1,9 +1,12 @@
 """What every job does around its pipeline: parse flags, log, turn the outcome into an exit code."""
 
 import importlib
+import json
 import logging
+import os
 import signal
 import sys
+from datetime import UTC, datetime
 from types import FrameType
 
 import tyro
@@ -12,6 +15,9 @@ from audioclf.config import recipes
 from audioclf.errors import AudioclfError, ConfigError
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_REJECTS, EXIT_INTERRUPTED = 0, 1, 2, 3, 130
+LOG_FORMAT = "AUDIOCLF_LOG"
+"""Variable: `json` for logs that programs read."""
+
 EXIT_CODES = {"ok": EXIT_OK, "failed": EXIT_FAILED, "too_many_rejects": EXIT_REJECTS}
 """Of what a pipeline's run gives."""
 
@@ -27,7 +33,9 @@ def run(config_type: type, pipeline: str, description: str | None) -> int:
             that --help and a wrong flag need not wait for Ray.
         description: for --help.
     """
-    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_formatter(pipeline))
+    logging.basicConfig(handlers=[handler])
     log.setLevel(logging.INFO)  # libraries: warnings only
     signal.signal(signal.SIGTERM, _interrupt)  # what `ray job stop` sends
     try:
@@ -46,6 +54,36 @@ def run(config_type: type, pipeline: str, description: str | None) -> int:
         log.error("interrupted. What is done is kept: run the same command again to go on.")
         return EXIT_INTERRUPTED
     return EXIT_CODES[status]
+
+
+class JsonLines(logging.Formatter):
+    """A JSON object a line, for programs that collect logs: time (UTC), level, logger, job, message.
+
+    Args:
+        job: that logs.
+    """
+
+    def __init__(self, job: str):
+        super().__init__()
+        self._job = job
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "job": self._job,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=False)
+
+
+def _formatter(job: str) -> logging.Formatter:
+    if os.environ.get(LOG_FORMAT) == "json":
+        return JsonLines(job)
+    return logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S")
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:

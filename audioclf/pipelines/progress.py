@@ -57,6 +57,7 @@ class Progress:
             name: metrics.Counter(f"audioclf_{name}", description, tag_keys=("job",))
             for name, description in COUNTED.items()
         }
+        self._stages = metrics.Counter("audioclf_stage_seconds", "Workers' time by stage.", tag_keys=("job", "stage"))
         self._rejects = metrics.Counter("audioclf_rejects", "Rows of rejects by reason.", tag_keys=("job", "reason"))
 
     def add(self, counts: dict[str, Any]) -> None:
@@ -66,8 +67,10 @@ class Progress:
         self._augmented.update(counts.get("augmented", {}))
         for name, seconds in counts.get("augment_s", {}).items():
             self._augment_s[name] += seconds
+            self._stages.inc(seconds, {"job": self._job, "stage": f"augment {name}"})
         for name, seconds in counts.get("seconds", {}).items():
             self._seconds[name] += seconds
+            self._stages.inc(seconds, {"job": self._job, "stage": name})
         for name, metric in self._metrics.items():
             if counts[name]:
                 metric.inc(counts[name], {"job": self._job})

@@ -30,6 +30,7 @@ ENVIRONMENT = {
     "RAY_health_check_initial_delay_ms": "1000",
     "RAY_health_check_period_ms": "1000",
     "RAY_health_check_failure_threshold": "3",
+    "RAY_metrics_report_interval_ms": "500",  # instead of 10 s
 }
 NUMBERS = itertools.count()
 
@@ -84,12 +85,15 @@ class Cluster:
 
     Attributes:
         dashboard: its address, where jobs are submitted.
+        metrics: of the head, where Prometheus asks.
     """
 
     def __init__(self, *flags: str):
-        port, self._port = free_port(), free_port()
+        port, metrics, self._port = free_port(), free_port(), free_port()
         self.dashboard = f"http://127.0.0.1:{port}"
-        self._head = Node("--head", f"--port={self._port}", f"--dashboard-port={port}", *flags)
+        self.metrics = f"http://127.0.0.1:{metrics}"
+        ports = f"--port={self._port}", f"--dashboard-port={port}", f"--metrics-export-port={metrics}"
+        self._head = Node("--head", *ports, *flags)
         self._joined: list[Node] = []
         self._wait_for(lambda: self._get("/api/jobs/") is not None, "the dashboard")
 

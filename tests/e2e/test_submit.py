@@ -1,5 +1,10 @@
 """The jobs by `ray job submit` on a cluster of one node."""
 
+import json
+import re
+import time
+import urllib.request
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -50,3 +55,54 @@ def test_every_job_and_its_exit_codes(cluster: Cluster, tmp_path: Path) -> None:
         cluster, "jobs/extract.py", "--manifest", at["m.parquet"], "--output", at["shards"] + "2"
     )
     assert (status, code) == ("FAILED", 3), log
+
+
+def test_doctor_sees_the_cluster(cluster: Cluster) -> None:
+    status, code, log = submit(cluster, "jobs/doctor.py")
+    assert (status, code) == ("SUCCEEDED", 0), log
+    assert "and so is the cluster at" in log
+
+
+def test_prometheus_is_told_what_the_summary_says(cluster: Cluster, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    (tmp_path / "clips" / "noise").mkdir(parents=True)
+    for i in range(300):
+        path = tmp_path / "clips" / "noise" / f"{i}.wav"
+        soundfile.write(path, rng.normal(scale=0.1, size=8_000), 8_000)
+        if i % 50 == 0:
+            path.write_bytes(b"no sound" if i else b"")
+    at = {name: str(tmp_path / name) for name in ("clips", "m.parquet", "shards")}
+    submit(cluster, "jobs/manifest.py", "--input", at["clips"], "--output", at["m.parquet"])
+    words = ("jobs/extract.py", "--manifest", at["m.parquet"], "--output", at["shards"], "--unit-segments", "8")
+    name = cluster.start(*words, "--augment", "gain", "--max-reject-fraction", "1")
+    seen: list[float] = []
+    while cluster.is_running(name):
+        seen.append(scraped(cluster)["clips"])
+        time.sleep(0.2)  # between two scrapes
+    _, code, log = cluster.end_of(name)
+    assert code == 0, log
+    assert seen == sorted(seen), "a counter went back"
+    summary = json.loads(Path(at["shards"], "summary.json").read_text())
+    run, total = summary["this_run"], summary["total"]
+    assert total["clips"] == {"planned": 300, "ok": 294, "partial": 0, "rejected": 6}
+    expected = {
+        "clips": 300, "clips_rejected": 6, "audio_s": run["audio_s"], "bytes": run["bytes"],
+        **{f"rejects {reason}": count for reason, count in run["rejects_by_reason"].items()},
+    }  # fmt: skip
+    deadline = time.monotonic() + 30
+    while not expected.items() <= (found := scraped(cluster)).items():
+        assert time.monotonic() < deadline, f"{found} is told, not {expected}"
+        time.sleep(0.2)  # between two scrapes
+    assert found["stage_seconds augment gain"] > 0
+
+
+def scraped(cluster: Cluster) -> Counter[str]:
+    """The counters of extraction, those of one reason or stage by its name."""
+    with urllib.request.urlopen(f"{cluster.metrics}/metrics", timeout=30) as answer:
+        text = answer.read().decode()
+    found = Counter[str]()
+    for name, labels, value in re.findall(r"^ray_audioclf_(\w+?)(?:_total)?\{(.*)\} (\S+)$", text, re.MULTILINE):
+        of = dict(re.findall(r'(\w+)="([^"]*)"', labels))
+        if of["job"] == "extract":
+            found[" ".join(filter(None, [name, of.get("reason"), of.get("stage")]))] += float(value)
+    return found

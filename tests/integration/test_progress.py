@@ -21,7 +21,7 @@ class Recorded:
     def inc(self, value: float, tags: dict[str, str]) -> None:
         assert value > 0  # Ray refuses others
         assert tags["job"] == "extract"
-        key = self._name, tags.get("reason")
+        key = self._name, tags.get("reason", tags.get("stage"))
         self.values[key] = self.values.get(key, 0) + value
 
 
@@ -32,6 +32,8 @@ def unit(clips: int, rejected: int, **reasons: int) -> dict[str, Any]:
         "audio_s": 5.0 * clips,
         "bytes": 1000 * clips,
         "reasons": reasons,
+        "seconds": {"decode": 1.5},
+        "augment_s": {"ts": 0.25},
     }
 
 
@@ -54,5 +56,7 @@ def test_metrics_and_summary_say_the_same(monkeypatch: pytest.MonkeyPatch, caplo
         ("audioclf_bytes", None): summary["bytes"],
         ("audioclf_rejects", "DecodeError"): 2,
         ("audioclf_rejects", "EmptyClipError"): 1,
+        ("audioclf_stage_seconds", "decode"): summary["seconds"]["decode"],
+        ("audioclf_stage_seconds", "augment ts"): 0.5,
     }
     assert summary["rejects_by_reason"] == {"DecodeError": 2, "EmptyClipError": 1}

@@ -1,5 +1,6 @@
 """Exit codes: 0 success, 2 bad usage, 3 too many rejects, 130 interrupted, 1 anything else audioclf raises."""
 
+import json
 import logging
 import signal
 import sys
@@ -87,6 +88,17 @@ def test_the_signal_of_a_stopped_job_is_an_interruption(exit_code: Callable[...,
         return "ok"
 
     assert exit_code(pipeline) == 130
+
+
+def test_logs_for_programs_are_an_object_a_line() -> None:
+    record = logging.LogRecord("audioclf", logging.WARNING, "", 0, 'two\nlines, "%s"', ("é",), None)
+    record.created = 1_700_000_000.5
+    line = cli.JsonLines("tag").format(record)
+    assert "\n" not in line
+    assert json.loads(line) == {
+        "time": "2023-11-14T22:13:20.500+00:00", "level": "warning", "logger": "audioclf", "job": "tag",
+        "message": 'two\nlines, "é"',
+    }  # fmt: skip
 
 
 def test_an_unknown_flag_is_bad_usage(exit_code: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
