@@ -4,7 +4,7 @@ import json
 import re
 import time
 import urllib.request
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -96,11 +96,11 @@ def test_prometheus_is_told_what_the_summary_says(cluster: Cluster, tmp_path: Pa
     assert found["stage_seconds augment gain"] > 0
 
 
-def scraped(cluster: Cluster) -> Counter[str]:
+def scraped(cluster: Cluster) -> defaultdict[str, float]:
     """The counters of extraction, those of one reason or stage by its name."""
     with urllib.request.urlopen(f"{cluster.metrics}/metrics", timeout=30) as answer:
         text = answer.read().decode()
-    found = Counter[str]()
+    found = defaultdict[str, float](float)
     for name, labels, value in re.findall(r"^ray_audioclf_(\w+?)(?:_total)?\{(.*)\} (\S+)$", text, re.MULTILINE):
         of = dict(re.findall(r'(\w+)="([^"]*)"', labels))
         if of["job"] == "extract":
