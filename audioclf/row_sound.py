@@ -1,5 +1,6 @@
 """A row of shards → the sound that its picture was made from. No Ray."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -43,6 +44,13 @@ class RowSounds:
         self.front_end = pcm.from_dict(made["binding"]["front_end"])
         plan = ExtractPlan("", "", self.front_end, made["binding"]["segment_s"], "", Augmentation())
         self._grid = plan.grid
+        self._clips: dict[str, dict[str, Any]] = {}
+
+    def look_up(self, clip_ids: Sequence[str]) -> None:
+        """Find clips in the manifest, all at once: it may be long, and is read for each `samples` of another clip."""
+        table = manifest.read(self._manifest_uri, CLIP_COLUMNS).table
+        found = table.filter(pc.field("clip_id").isin(list(clip_ids))).to_pylist()
+        self._clips |= {row["clip_id"]: row for row in found}
 
     def samples(self, row: dict[str, Any]) -> np.ndarray:
         """[n] float32 at the front end's rate; a stretched copy is whole, however much of it its picture shows.
@@ -66,11 +74,12 @@ class RowSounds:
 
     def _clip(self, clip_id: str) -> dict[str, Any]:
         """The clip's row of the manifest."""
-        table = manifest.read(self._manifest_uri, CLIP_COLUMNS).table.filter(pc.field("clip_id") == clip_id)
-        if len(table) == 0:
+        if clip_id not in self._clips:
+            self.look_up([clip_id])
+        if clip_id not in self._clips:
             name = storage.display(self._manifest_uri)
             raise ConfigError(f"{name}: no clip {clip_id}: not the manifest that the shards were made from")
-        return table.to_pylist()[0]
+        return self._clips[clip_id]
 
     def _augmentation(self, row: dict[str, Any]) -> Augmentation:
         """The engine and the background recording that the row was made with."""

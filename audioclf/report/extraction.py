@@ -1,5 +1,6 @@
 """A run of jobs/extract.py → the sections of its report."""
 
+import contextlib
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Any, cast
@@ -193,8 +194,11 @@ def _rejects(directory: RunDirectory, summary: dict[str, Any] | None) -> list[Ta
 def _sounds(directory: RunDirectory, rows: Sequence[dict[str, Any]]) -> list[Sounds]:
     """Clips of different classes, each beside its copies."""
     sounds = RowSounds(directory)
+    shown = _shown(rows)
+    with contextlib.suppress(ConfigError, ClipError):  # told beside each sound that can't be had
+        sounds.look_up(shown)
     lines = []
-    for clip in _shown(rows):
+    for clip in shown:
         first = min((row for row in rows if row["clip_id"] == clip), key=lambda row: row["segment_index"])
         of_segment = [row for row in rows if row["clip_id"] == clip and row["segment_index"] == first["segment_index"]]
         of_segment.sort(key=lambda row: row["copy_index"])
