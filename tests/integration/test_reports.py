@@ -65,7 +65,16 @@ def shards(sounds: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="module")
 def crossvalidated(shards: str, tmp_path_factory: pytest.TempPathFactory) -> str:
     output = str(tmp_path_factory.mktemp("crossval") / "run")
-    assert crossval.run(CrossvalConfig(shards=(shards,), output=output, epochs=1, batch_size=4, seeds=2)) == "ok"
+    assert crossval.run(CrossvalConfig(shards=(shards,), output=output, epochs=1, batch_size=4)) == "ok"
+    return output
+
+
+@pytest.fixture(scope="module")
+def tagged(sounds: Path, crossvalidated: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    checkpoint = f"{crossvalidated}/trainings/seed-0-fold-1/checkpoint"
+    flags = {"time_regex": "audiomoth", "window_s": 0.25, "top_k": 2, "max_reject_fraction": 1.0}
+    output = str(tmp_path_factory.mktemp("tagged") / "tags")
+    assert tag.run(TagConfig(input=str(sounds), checkpoint=checkpoint, output=output, **flags)) == "ok"
     return output
 
 
@@ -140,7 +149,6 @@ def test_a_cross_validation(browser: Browser, crossvalidated: str, tmp_path: Pat
     measured = json.loads(Path(crossvalidated, "metrics.json").read_text())
     facts = opened.page.inner_text("dl.facts >> nth=0")
     assert f"{measured['accuracy']:.1%}" in facts
-    assert ", ".join(f"{value:.1%}" for value in measured["accuracy_per_seed"]) in facts
     labels = opened.page.locator(".ytick text").all_text_contents()
     assert any("<b>low<∕b>" in label for label in labels), "a class that would be bold is written as it is"
     mistakes = round(sum(sum(row) for row in measured["confusion"]) - np.trace(measured["confusion"]))
@@ -148,14 +156,8 @@ def test_a_cross_validation(browser: Browser, crossvalidated: str, tmp_path: Pat
 
 
 @pytest.mark.parametrize(("width", "scheme"), SCREENS)
-def test_a_night_of_tags(
-    browser: Browser, sounds: Path, crossvalidated: str, tmp_path: Path, width: int, scheme: str
-) -> None:
-    checkpoint = f"{crossvalidated}/trainings/seed-0-fold-1/checkpoint"
-    flags = {"time_regex": "audiomoth", "window_s": 0.25, "top_k": 2, "max_reject_fraction": 1.0}
-    output = str(tmp_path / "tags")
-    assert tag.run(TagConfig(input=str(sounds), checkpoint=checkpoint, output=output, **flags)) == "ok"
-    file = write(output, tmp_path / "report.html")
+def test_a_night_of_tags(browser: Browser, tagged: str, tmp_path: Path, width: int, scheme: str) -> None:
+    file = write(tagged, tmp_path / "report.html")
     opened = Opened(browser, file, width, scheme)
     opened.require_good(file)
     page, count = opened.page, opened.page.locator(".count")
@@ -173,7 +175,7 @@ def test_a_night_of_tags(
     assert {event[5] for event in events} == {10, 11, 12, 13, 14, 15}, "the hours of the names"
     assert page.locator("[data-role=day]").is_visible()
     assert HOSTILE in page.inner_text("main")
-    (night,) = Path(output, "runs").iterdir()
+    (night,) = Path(tagged, "runs").iterdir()
     assert report.run(ReportConfig(run=str(night))) == "ok"
     assert (night / "report.html").exists()
 
