@@ -17,8 +17,9 @@ from .submitted import Cluster
 pytestmark = [pytest.mark.heavy, pytest.mark.filterwarnings("default"), pytest.mark.timeout(900)]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def cluster() -> Iterator[Cluster]:
+    """A new one for each test: what jobs count is of all that ran on it."""
     found = Cluster("--num-cpus=2")
     yield found
     found.stop()
