@@ -35,6 +35,10 @@ TORCH = ("torch", "torchaudio")
 IMPORT_S, IMPORTS_AT_ONCE = 120, 4
 """The longest that an import may take: from a cold disk torch needs half a minute."""
 
+BROKEN_PACKAGE = (AudioclfError, ImportError, OSError, AttributeError, RuntimeError, ValueError)
+"""What is raised where a package is missing, lacks a library (OSError), or was compiled for another version of a package
+that it uses (the last three)."""
+
 LOW_DISK_BYTES = 5e9
 RAY_SHARE, RAY_MOST_BYTES = 0.3, 200e9
 """Of the memory, what Ray keeps objects in: in /dev/shm, if as much is free there."""
@@ -65,13 +69,10 @@ class Finding:
 
 
 def examine(name: str, check: Callable[[], Finding]) -> Finding:
-    """What a check finds; one that can't be made is a failed one.
-
-    The only place where any exception will do: a broken package may raise anything where it is imported.
-    """
+    """What a check finds; one that can't be made, since a package is broken, is a failed one."""
     try:
         return check()
-    except Exception as error:  # noqa: BLE001
+    except BROKEN_PACKAGE as error:
         return Finding(name, "failed", f"{type(error).__name__}: {error}", REINSTALL)
 
 

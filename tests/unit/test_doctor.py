@@ -123,7 +123,7 @@ def test_torch_and_torchaudio_that_can_t_be_imported_are_told(broken_module: Cal
     )
 
 
-def test_whatever_a_check_raises_is_a_finding() -> None:
+def test_a_package_that_does_not_fit_is_a_finding() -> None:
     def check() -> Finding:
         raise AttributeError("_ARRAY_API not found")
 
