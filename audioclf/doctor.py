@@ -36,8 +36,8 @@ IMPORT_S, IMPORTS_AT_ONCE = 120, 4
 """The longest that an import may take: from a cold disk torch needs half a minute."""
 
 BROKEN_PACKAGE = (AudioclfError, ImportError, OSError, AttributeError, RuntimeError, ValueError)
-"""What is raised where a package is missing, lacks a library (OSError), or was compiled for another version of a package
-that it uses (the last three)."""
+"""What is raised where a package is missing, lacks a library (OSError), or was compiled for another version of one that
+it uses (the last three)."""
 
 LOW_DISK_BYTES = 5e9
 RAY_SHARE, RAY_MOST_BYTES = 0.3, 200e9

@@ -10,6 +10,10 @@ from audioclf import storage
 from audioclf.errors import ConfigError, MissingClipError, SchemaError
 
 CONFIG, SUMMARY, SUCCESS = "config.json", "summary.json", "_SUCCESS"
+METRICS, PREDICTIONS = "metrics.json", "predictions.parquet"
+"""Of trainings and measurements."""
+TRAININGS, POLICIES = "trainings", "policies"
+"""Folders of a cross-validation, and of a policy that is learned."""
 
 
 def config_digest(binding: dict[str, Any]) -> str:

@@ -7,7 +7,6 @@ import numpy as np
 
 from audioclf import metrics, rundir, shards
 from audioclf.errors import ConfigError
-from audioclf.pipelines import evaluate
 from audioclf.rundir import RunDirectory
 
 log = logging.getLogger("audioclf")
@@ -52,13 +51,13 @@ def _change(hits: np.ndarray, sources: np.ndarray) -> dict[str, Any]:
 
 def _hits(run: RunDirectory) -> dict[str, tuple[float, str, tuple[str, ...]]]:
     """By clip: the share of seeds that hit it, its source and its labels."""
-    measured = rundir.read_json(run.at(evaluate.METRICS))
+    measured = rundir.read_json(run.at(rundir.METRICS))
     if measured is None:
         raise ConfigError(f"{run}: not a finished run of jobs/crossval.py")
     index = {name: i for i, name in enumerate(measured["classes"])}
     found: dict[str, list[float]] = {}
     about: dict[str, tuple[str, tuple[str, ...]]] = {}
-    for row in shards.read_table(run.at(evaluate.PREDICTIONS)).to_pylist():
+    for row in shards.read_table(run.at(rundir.PREDICTIONS)).to_pylist():
         likeliest = int(np.argmax(row["probabilities"]))
         found.setdefault(row["clip_id"], []).append(float(likeliest in {index[label] for label in row["labels"]}))
         about[row["clip_id"]] = row["source_id"], tuple(row["labels"])

@@ -24,8 +24,6 @@ EVALUATION_BATCH = 16
 LEARN = "learn"
 """In place of a policy file."""
 
-POLICIES = "policies"
-
 
 def run(config: CrossvalConfig) -> str:
     """Train what is not yet trained, predict each fold by the networks that never saw it, measure."""
@@ -52,7 +50,7 @@ def run(config: CrossvalConfig) -> str:
             name=f"seed-{seed}-fold-{fold}",
             shard_uris=shard_uris,
             vocabulary=vocabulary,
-            output_uri=directory.at("trainings", f"seed-{seed}-fold-{fold}"),
+            output_uri=directory.at(rundir.TRAININGS, f"seed-{seed}-fold-{fold}"),
             training=how,
             test_fold=fold,
             seed=seed,
@@ -70,7 +68,7 @@ def run(config: CrossvalConfig) -> str:
         directory.require("crossval", binding)
         return "ok"
     directory.bind("crossval", binding, {"num_workers": config.num_workers})
-    measured = rundir.read_json(directory.at(evaluate.METRICS)) if directory.is_complete() else None
+    measured = rundir.read_json(directory.at(rundir.METRICS)) if directory.is_complete() else None
     if measured is not None and not due:
         evaluate.report("crossval", measured)
         _compare(config, directory)
@@ -86,7 +84,7 @@ def run(config: CrossvalConfig) -> str:
         per_seed.append(evaluate.predict(shard_uris, of_fold, EVALUATION_BATCH, num_actors=0))
     measured = _mean_over_seeds([evaluate.measure(clips, vocabulary) for clips in per_seed])
     evaluate.write_predictions(directory, dict(enumerate(per_seed)))
-    directory.write_json(evaluate.METRICS, measured)
+    directory.write_json(rundir.METRICS, measured)
     directory.finish({"job": "crossval", "status": "ok", "trainings": len(jobs), "clips": measured["clips"]})
     evaluate.report("crossval", measured)
     _compare(config, directory)
@@ -114,9 +112,9 @@ def _learn(
     """A policy for each test fold, learned from the other folds; written to policies/."""
     how = replace(how, epochs=_policy_epochs(config))
     learning = learn_policy.plan(shard_uris, how, folds, config.policy_repetitions, seed=0)
-    learned = learn_policy.learn(learning, directory.at(POLICIES))
+    learned = learn_policy.learn(learning, directory.at(rundir.POLICIES))
     for fold, found in learned.items():
-        stem = directory.at(POLICIES, f"fold-{fold}")
+        stem = directory.at(rundir.POLICIES, f"fold-{fold}")
         learn_policy.write(found, fold, f"{stem}.yaml", stem)
     return {fold: found.learned.policy for fold, found in learned.items()}
 
@@ -146,4 +144,4 @@ def _mean_over_seeds(runs: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _is_trained(job: TrainJob) -> bool:
-    return storage.exists(storage.join(job.output_uri, "metrics.json"))
+    return storage.exists(storage.join(job.output_uri, rundir.METRICS))

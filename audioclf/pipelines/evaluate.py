@@ -21,8 +21,6 @@ from audioclf.torch_classifier import TorchClassifier
 
 log = logging.getLogger("audioclf")
 
-PREDICTIONS, METRICS = "predictions.parquet", "metrics.json"
-
 
 def run(config: EvaluateConfig) -> str:
     """Measure one checkpoint on one fold, or on every clip; on request, leave the thresholds learned there in it."""
@@ -61,7 +59,7 @@ def run(config: EvaluateConfig) -> str:
     measured = measure(clips, loaded.vocabulary)
     learned = _add_thresholds(measured, clips, loaded.vocabulary)
     write_predictions(directory, {loaded.training.get("seed", 0): clips})
-    directory.write_json(METRICS, measured)
+    directory.write_json(rundir.METRICS, measured)
     if config.write_thresholds:
         checkpoint.write_thresholds(uri, thresholds.or_none(learned))
     directory.finish({"job": "evaluate", "status": "ok", "clips": len(clips)})
@@ -192,7 +190,7 @@ def _add_thresholds(measured: dict[str, Any], clips: list[ClipPrediction], vocab
 def write_predictions(directory: RunDirectory, of_seed: Mapping[int, list[ClipPrediction]]) -> None:
     """predictions.parquet: a row a clip and seed, its probabilities in the order of metrics.json's classes."""
     rows = [{**vars(clip), "seed": seed} for seed, clips in of_seed.items() for clip in clips]
-    storage.write_bytes(directory.at(PREDICTIONS), shards.encode(rows, schema.PREDICTION))
+    storage.write_bytes(directory.at(rundir.PREDICTIONS), shards.encode(rows, schema.PREDICTION))
 
 
 def report(job: str, measured: dict[str, Any]) -> None:

@@ -30,7 +30,6 @@ from audioclf.training_rows import MemoryRows
 
 log = logging.getLogger("audioclf")
 
-TRAININGS = "trainings"
 LOG_EVERY_S = 10.0
 
 
@@ -151,7 +150,7 @@ def learn(learning: Learning, directory: str) -> dict[int, LearnedPolicy]:
     Raises:
         AudioclfError: as raised in a training.
     """
-    found = _train_all(learning, storage.join(directory, TRAININGS))
+    found = _train_all(learning, storage.join(directory, rundir.TRAININGS))
     return {fold: _learn_one(learning, fold, found) for fold in learning.test_folds}
 
 

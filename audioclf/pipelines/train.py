@@ -33,7 +33,6 @@ log = logging.getLogger("audioclf")
 STATE_FOLDER = "training_state"
 """Below a training run: Ray Train's checkpoints, from which a killed run goes on; removed at the end."""
 STATE_FILE = "state.pt"
-METRICS = "metrics.json"
 REPORT_EVERY_S = 10.0
 
 
@@ -91,7 +90,7 @@ def run(config: TrainConfig) -> str:
     if not directory.is_complete():
         train_all([job], at_once=1)
         directory.finish({"job": "train", "status": "ok"})
-    metrics = rundir.read_json(directory.at(METRICS)) or {}
+    metrics = rundir.read_json(directory.at(rundir.METRICS)) or {}
     last = metrics["epochs"][-1]
     log.info(
         "train: %d epochs, loss %.4f, training accuracy %.3f",
@@ -279,7 +278,7 @@ def _save(job: TrainJob, network: Network, front_end: FrontEnd, rows: Rows, hist
     done = Checkpoint(network, cast(str, job.training.model), front_end, job.vocabulary, segment_s, how, history[-1])
     done.save(storage.join(job.output_uri, checkpoint.FOLDER))
     event_files.write(job.output_uri, history)
-    RunDirectory(job.output_uri).write_json(METRICS, {"epochs": history})
+    RunDirectory(job.output_uri).write_json(rundir.METRICS, {"epochs": history})
 
 
 def trainings_at_once(num_workers: int, use_gpu: bool) -> int:

@@ -13,14 +13,14 @@ from audioclf.audio import recording
 from audioclf.audio.pcm import Pcm
 from audioclf.errors import AudioclfError, ClipError, ConfigError
 from audioclf.report import media
-from audioclf.report.page import Chart, Facts, Section, Sound, Sounds, Table, name_of, words
+from audioclf.report.page import Chart, Facts, Section, Sound, Sounds, Table, bars, name_of
 from audioclf.row_sound import RowSounds
 from audioclf.rundir import RunDirectory
 
 FILES_SAMPLED = 200
 """Shards that are looked into, evenly spread over the run."""
 HEADERS_SAMPLED = 200
-CLIPS_SHOWN, COPIES_SHOWN = 6, 4
+CLASSES_SHOWN, CLIPS_SHOWN, COPIES_SHOWN = 40, 6, 4
 EXAMPLES_OF_REASON = 3
 REJECTS_SAMPLED = 5_000
 BINS, SHARDS_IN_BIN = 40, 8
@@ -36,12 +36,13 @@ def sections(directory: RunDirectory) -> list[Section]:
     """
     made = cast(dict[str, Any], rundir.read_json(directory.at(rundir.CONFIG)))
     summary = rundir.read_json(directory.at(rundir.SUMMARY))
-    files = _evenly(shards.committed_files(directory.uri), FILES_SAMPLED)
+    committed = shards.committed_files(directory.uri)
+    files = _evenly(committed, FILES_SAMPLED)
     rows = [row for table in read_ahead.each(_rows, files) for row in table]
     return [
         Section("What was done", [_facts(made, summary)], _state(summary)),
         Section("Rate", _rate(directory), "Segments in the shards that appeared in each part of the run's time."),
-        Section("Clips", [*_classes(rows), *_durations(rows, made)], _sampled(files, directory)),
+        Section("Clips", [*_classes(rows), *_durations(rows, made)], _sampled(len(files), len(committed))),
         Section("Files", _formats(made), f"Headers of up to {HEADERS_SAMPLED} files of the manifest."),
         Section("Rejects", _rejects(directory, summary)),
         Section("Some clips and their copies", _sounds(directory, rows), _sounds_note(rows)),
@@ -81,9 +82,8 @@ def _state(summary: dict[str, Any] | None) -> str:
     return f"{same:,} recordings lie in several folds as the same sound." if same else ""
 
 
-def _sampled(files: Sequence[str], directory: RunDirectory) -> str:
-    n = len(shards.committed_files(directory.uri))
-    return f"From {len(files):,} of {n:,} shards, evenly spread." if len(files) < n else ""
+def _sampled(looked_into: int, all_: int) -> str:
+    return f"From {looked_into:,} of {all_:,} shards, evenly spread." if looked_into < all_ else ""
 
 
 def _rows(uri: str) -> list[dict[str, Any]]:
@@ -118,13 +118,8 @@ def _classes(rows: Sequence[dict[str, Any]]) -> list[Chart]:
     of_class = Counter(label for row in _originals(rows) if row["segment_index"] == 0 for label in row["labels"])
     if not of_class:
         return []
-    common = of_class.most_common(40)[::-1]
-    trace = {
-        "type": "bar", "orientation": "h", "x": [count for _, count in common],
-        "y": [words(label) for label, _ in common],
-    }  # fmt: skip
-    layout = {"xaxis": {"title": {"text": "clips"}}, "yaxis": {"type": "category"}}
-    return [Chart([trace], layout, 90 + 22 * len(common), "Clips of each class")]
+    labels, counts = zip(*of_class.most_common(CLASSES_SHOWN), strict=True)
+    return [bars(labels, counts, "clips", "Clips of each class")]
 
 
 def _durations(rows: Sequence[dict[str, Any]], made: dict[str, Any]) -> list[Chart]:

@@ -32,20 +32,22 @@ def picture(pixels: np.ndarray) -> str:
 def picture_of(samples: np.ndarray, sample_rate: int) -> str:
     """The same of a sound, by the default front end."""
     spec: FrontEnd = get_front_end("logmel44k")
-    if sample_rate != spec.sample_rate:
-        samples = soxr.resample(samples, sample_rate, spec.sample_rate, quality="HQ")
-    return picture(log_mel(samples[: round(MOST_S * spec.sample_rate)], spec))
+    return picture(log_mel(_heard(samples, sample_rate, spec.sample_rate), spec))
 
 
 def audio(samples: np.ndarray, sample_rate: int) -> str:
     """MP3 of [n] mono samples, at full scale at most."""
-    samples = samples[: round(MOST_S * sample_rate)]
-    if sample_rate != MP3_RATE_HZ:
-        samples = soxr.resample(samples, sample_rate, MP3_RATE_HZ, quality="HQ")
+    samples = _heard(samples, sample_rate, MP3_RATE_HZ)
     peak = float(np.abs(samples).max(initial=0))
     mp3 = io.BytesIO()
     soundfile.write(mp3, samples / max(peak, 1.0), MP3_RATE_HZ, format="MP3", subtype="MPEG_LAYER_III")
     return _data_uri("audio/mpeg", mp3.getvalue())
+
+
+def _heard(samples: np.ndarray, sample_rate: int, rate: int) -> np.ndarray:
+    """The first MOST_S of them, at another rate."""
+    samples = samples[: round(MOST_S * sample_rate)]
+    return samples if sample_rate == rate else soxr.resample(samples, sample_rate, rate, quality="HQ")
 
 
 def png(content: bytes) -> str:

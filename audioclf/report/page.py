@@ -125,6 +125,15 @@ def render(title: str, subtitle: str, sections: Sequence[Section]) -> str:
     )
 
 
+def bars(names: Sequence[str], lengths: Sequence[float], unit: str, title: str = "") -> Chart:
+    """Lying bars, the first one on top."""
+    trace = {
+        "type": "bar", "orientation": "h", "x": list(lengths)[::-1], "y": [words(name) for name in names][::-1],
+    }  # fmt: skip
+    layout = {"xaxis": {"title": {"text": unit}}, "yaxis": {"type": "category"}}
+    return Chart([trace], layout, 90 + 23 * len(names), title)
+
+
 def name_of(uri: str) -> str:
     """A file and the folder that it lies in, which often tells its class."""
     return "/".join(storage.display(uri).rsplit("/", 2)[-2:])

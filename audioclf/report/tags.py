@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from audioclf import rundir, shards, tag_summary
 from audioclf.errors import ConfigError
-from audioclf.report.page import Block, Chart, Explorer, Facts, Section, Table, name_of, words
+from audioclf.report.page import Block, Explorer, Facts, Section, Table, bars, name_of
 from audioclf.rundir import RunDirectory
 from audioclf.tag_results import EVENTS, RECORDINGS, RUN_NAME, TagRun
 
@@ -111,13 +111,9 @@ def _tags(events: pa.Table) -> list[Block]:
         return []
     seconds = events["end_s"].to_numpy() - events["start_s"].to_numpy()
     grouped = pa.table({"tag": events["tag"], "seconds": seconds}).group_by("tag").aggregate([("seconds", "sum")])
-    rows = grouped.sort_by([("seconds_sum", "descending")]).slice(0, MOST_TAGS).to_pylist()[::-1]
-    trace = {
-        "type": "bar", "orientation": "h", "x": np.round([row["seconds_sum"] / 60 for row in rows], 3).tolist(),
-        "y": [words(row["tag"]) for row in rows],
-    }  # fmt: skip
-    layout = {"xaxis": {"title": {"text": "minutes"}}, "yaxis": {"type": "category"}}
-    return [Chart([trace], layout, 90 + 24 * len(rows))]
+    longest = grouped.sort_by([("seconds_sum", "descending")]).slice(0, MOST_TAGS)
+    minutes = np.round(longest["seconds_sum"].to_numpy() / 60, 3).tolist()
+    return [bars(longest["tag"].to_pylist(), minutes, "minutes")]
 
 
 def _rejects(run: RunDirectory) -> list[Block]:

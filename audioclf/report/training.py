@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import soxr
 
 from audioclf import metrics, read_ahead, rundir, shards, storage
 from audioclf.audio.recording import Recording
@@ -13,13 +12,9 @@ from audioclf.report import media
 from audioclf.report.page import Block, Chart, Facts, Pictures, Section, Sound, Sounds, Table, name_of, words
 from audioclf.rundir import RunDirectory
 
-METRICS, PREDICTIONS = "metrics.json", "predictions.parquet"
-TRAININGS, POLICIES = "trainings", "policies"
-
 MISTAKES_SHOWN = 12
 MOST_CLASSES = 60
 """Of a confusion matrix that can be read."""
-LISTEN_HZ = 32_000
 FAINT_TO_FULL = [[0, "rgba(0, 114, 178, 0.05)"], [1, "rgba(0, 114, 178, 1)"]]
 """On light ground and on dark."""
 INTERVAL = "Whiskers are 95 % intervals, by drawing sources anew: clips cut from one recording resemble one another."
@@ -37,12 +32,14 @@ def sections(directory: RunDirectory, job: str) -> list[Section]:
     """
     if job == "policy":
         return [_learned_alone(directory)]
-    measured = rundir.read_json(directory.at(METRICS))
+    measured = rundir.read_json(directory.at(rundir.METRICS))
     if measured is None:
-        raise ConfigError(f"{directory}: no {METRICS} yet: the run has not ended; run its command again to go on")
+        raise ConfigError(
+            f"{directory}: no {rundir.METRICS} yet: the run has not ended; run its command again to go on"
+        )
     if job == "train":
         return [_configuration(directory), Section("Learning", _curves({"training": measured["epochs"]}))]
-    predictions = shards.read_table(directory.at(PREDICTIONS)).to_pylist()
+    predictions = shards.read_table(directory.at(rundir.PREDICTIONS)).to_pylist()
     return [
         Section("How good it is", [_facts(measured), *_folds(measured)], _accuracy_note(measured)),
         Section("Classes", _per_class(measured, predictions), INTERVAL),
@@ -192,18 +189,16 @@ def _mistake(of_label: float, heard: str, of_heard: float, row: dict[str, Any]) 
     try:
         with Recording(storage.open_ranged(row["uri"]), storage.display(row["uri"])) as recording:
             rate = recording.sample_rate
-            samples = recording.read(0, round(media.MOST_S * rate)).copy()
+            samples = recording.read(0, round(media.MOST_S * rate))
     except ClipError as error:
         return Sound(name, [*lines, f"no sound: {error.message}"])
-    if rate != LISTEN_HZ:
-        samples = soxr.resample(samples, rate, LISTEN_HZ, quality="HQ")
-    return Sound(name, lines, media.picture_of(samples, LISTEN_HZ), media.audio(samples, LISTEN_HZ))
+    return Sound(name, lines, media.picture_of(samples, rate), media.audio(samples, rate))
 
 
 def _histories(directory: RunDirectory) -> dict[str, list[dict[str, float]]]:
     """The epochs of each training of a cross-validation."""
-    names = storage.folders_in(directory.at(TRAININGS))
-    found = read_ahead.each(rundir.read_json, [directory.at(TRAININGS, name, METRICS) for name in names])
+    names = storage.folders_in(directory.at(rundir.TRAININGS))
+    found = read_ahead.each(rundir.read_json, [directory.at(rundir.TRAININGS, name, rundir.METRICS) for name in names])
     return {name: content["epochs"] for name, content in zip(names, found, strict=True) if content}
 
 
@@ -229,9 +224,12 @@ def _curves(histories: dict[str, list[dict[str, float]]]) -> list[Block]:
 
 def _policies(directory: RunDirectory) -> list[Block]:
     """The heat maps of the policies that a cross-validation learned."""
-    names = sorted(name for name in storage.names_in(directory.at(POLICIES)) if name.endswith(".png"))
+    names = sorted(name for name in storage.names_in(directory.at(rundir.POLICIES)) if name.endswith(".png"))
     pictures = [
-        (name.removesuffix(".png").replace("-", " "), media.png(storage.read_bytes(directory.at(POLICIES, name))))
+        (
+            name.removesuffix(".png").replace("-", " "),
+            media.png(storage.read_bytes(directory.at(rundir.POLICIES, name))),
+        )
         for name in names
     ]
     return [Pictures(pictures)] if pictures else []
