@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from audioclf import backgrounds, manifest, rundir, storage
@@ -49,7 +50,7 @@ class RowSounds:
     def look_up(self, clip_ids: Sequence[str]) -> None:
         """Find clips in the manifest, all at once: it may be long, and is read for each `samples` of another clip."""
         table = manifest.read(self._manifest_uri, CLIP_COLUMNS).table
-        found = table.filter(pc.field("clip_id").isin(list(clip_ids))).to_pylist()
+        found = table.filter(pc.field("clip_id").isin(pa.array(clip_ids, pa.string()))).to_pylist()
         self._clips |= {row["clip_id"]: row for row in found}
 
     def samples(self, row: dict[str, Any]) -> np.ndarray:

@@ -129,6 +129,8 @@ def _durations(rows: Sequence[dict[str, Any]], made: dict[str, Any]) -> list[Cha
     of_clip: defaultdict[str, float] = defaultdict(float)
     for row in _originals(rows):
         of_clip[row["clip_id"]] += row["valid_frames"] * frame_s
+    if not of_clip:
+        return []
     trace = {"type": "histogram", "x": [round(seconds, 3) for seconds in of_clip.values()], "nbinsx": 40}
     layout = {"xaxis": {"title": {"text": "seconds"}}, "yaxis": {"title": {"text": "clips"}}}
     return [Chart([trace], layout, 240, "How long they are, as far as they were written")]
@@ -198,6 +200,8 @@ def _sounds(directory: RunDirectory, rows: Sequence[dict[str, Any]]) -> list[Sou
         of_segment = [row for row in rows if row["clip_id"] == clip and row["segment_index"] == first["segment_index"]]
         of_segment.sort(key=lambda row: row["copy_index"])
         lines.append([_sound(row, sounds) for row in _evenly(of_segment, COPIES_SHOWN)])
+    if not lines:
+        return []
     if all(len(line) == 1 for line in lines):
         return [Sounds([line[0] for line in lines])]
     return [Sounds(line) for line in lines]

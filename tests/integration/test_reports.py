@@ -180,6 +180,21 @@ def test_a_night_of_tags(browser: Browser, tagged: str, tmp_path: Path, width: i
     assert (night / "report.html").exists()
 
 
+def test_runs_in_which_all_was_rejected(crossvalidated: str, tmp_path: Path) -> None:
+    (tmp_path / "in" / "x").mkdir(parents=True)
+    (tmp_path / "in" / "x" / "a.wav").write_bytes(b"no sound")
+    listing, shards, output = (str(tmp_path / name) for name in ("m.parquet", "shards", "tags"))
+    assert manifest.run(ManifestConfig(input=str(tmp_path / "in"), output=listing)) == "ok"
+    assert extract.run(ExtractConfig(manifest=listing, output=shards, segment_s=1.0)) == "too_many_rejects"
+    checkpoint = f"{crossvalidated}/trainings/seed-0-fold-1/checkpoint"
+    tagging = TagConfig(input=str(tmp_path / "in"), checkpoint=checkpoint, output=output)
+    assert tag.run(tagging) == "too_many_rejects"
+    for run in (shards, output):
+        html = write(run, tmp_path / "report.html").read_text()
+        assert "DecodeError" in html
+        assert "x/a.wav" in html
+
+
 def test_what_is_no_run_is_named(tmp_path: Path, shards: str) -> None:
     with pytest.raises(ConfigError, match=r"not a run directory of a job: no config\.json"):
         report.run(ReportConfig(run=str(tmp_path)))
