@@ -21,9 +21,19 @@ function themed(layout) {
   return whole;
 }
 
+// Plotly's own choices for these are made for light ground.
+function inked(trace) {
+  const ink = colour("--text");
+  return {
+    ...trace,
+    ...(trace.error_x && { error_x: { ...trace.error_x, color: ink } }),
+    ...(trace.type === "heatmap" && matchMedia("(prefers-color-scheme: dark)").matches && { textfont: { color: ink } }),
+  };
+}
+
 function draw(element, data, layout) {
   drawn.push([element, data, layout]);
-  Plotly.react(element, data, themed(layout), { responsive: true, displayModeBar: false });
+  Plotly.react(element, data.map(inked), themed(layout), { responsive: true, displayModeBar: false });
 }
 
 // Outside text: Plotly reads tags in labels, and &lt; as a less-than sign.

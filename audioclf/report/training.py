@@ -1,22 +1,28 @@
 """A run of jobs/train.py, evaluate.py, crossval.py or policy.py → the sections of its report."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
 from audioclf import metrics, read_ahead, rundir, shards, storage
 from audioclf.audio.recording import Recording
+from audioclf.config import Training
 from audioclf.errors import ClipError, ConfigError
 from audioclf.report import media
 from audioclf.report.page import Block, Chart, Facts, Pictures, Section, Sound, Sounds, Table, name_of, words
 from audioclf.rundir import RunDirectory
 
+ALWAYS_SHOWN = ("model", "epochs", "batch_size", "learning_rate")
+"""Settings, whether at their defaults or not."""
 MISTAKES_SHOWN = 12
 MOST_CLASSES = 60
 """Of a confusion matrix that can be read."""
 FAINT_TO_FULL = [[0, "rgba(0, 114, 178, 0.05)"], [1, "rgba(0, 114, 178, 1)"]]
 """On light ground and on dark."""
+OUTLINED = {"size": 9, "line": {"width": 1.5, "color": "#fff"}}
+"""A marker that is seen on a bar and beside it."""
 INTERVAL = "Whiskers are 95 % intervals, by drawing sources anew: clips cut from one recording resemble one another."
 
 
@@ -38,7 +44,12 @@ def sections(directory: RunDirectory, job: str) -> list[Section]:
             f"{directory}: no {rundir.METRICS} yet: the run has not ended; run its command again to go on"
         )
     if job == "train":
-        return [_configuration(directory), Section("Learning", _curves({"training": measured["epochs"]}))]
+        epochs = measured["epochs"]
+        return [
+            Section("How it ended", [_end(epochs[-1])], "Of the training clips: jobs/evaluate.py hears the others."),
+            Section("Learning", _curves({"training": epochs})),
+            _configuration(directory),
+        ]
     predictions = shards.read_table(directory.at(rundir.PREDICTIONS)).to_pylist()
     return [
         Section("How good it is", [_facts(measured), *_folds(measured)], _accuracy_note(measured)),
@@ -51,15 +62,26 @@ def sections(directory: RunDirectory, job: str) -> list[Section]:
     ]
 
 
+def _end(last: dict[str, float]) -> Facts:
+    return Facts(
+        [
+            ("epochs", f"{last['epoch']:,}"),
+            ("loss", f"{last['loss']:.3f}"),
+            ("accuracy, as augmented", f"{last['train_accuracy']:.1%}"),
+        ]
+    )
+
+
 def _configuration(directory: RunDirectory) -> Section:
-    """How it was trained: what differs between runs, without nested parts."""
+    """How it was trained: what every training has, and what differs from the flags' defaults."""
     binding = (rundir.read_json(directory.at(rundir.CONFIG)) or {}).get("binding", {})
+    defaults = {name: value for name, value in asdict(Training()).items() if name not in ALWAYS_SHOWN}
     rows = [
         (name, _short(value))
         for name, value in sorted(binding.items())
-        if name != "shards" and value not in (None, 0, 0.0, False, [])
+        if name != "shards" and value != defaults.get(name)
     ]
-    return Section("Settings", [Table(("setting", "value"), rows)])
+    return Section("Settings", [Table(("setting", "value"), rows)], "Those that are not told are at their defaults.")
 
 
 def _short(value: Any) -> str:
@@ -135,11 +157,11 @@ def _per_class(measured: dict[str, Any], predictions: Sequence[dict[str, Any]]) 
         {"type": "bar", "orientation": "h", "name": "recall", "y": labels, "x": recall, "error_x": errors},
         {
             "type": "scatter", "mode": "markers", "name": "average precision", "y": labels, "x": average,
-            "marker": {"symbol": "diamond", "size": 9},
+            "marker": {**OUTLINED, "symbol": "diamond"},
         },
         {
             "type": "scatter", "mode": "markers", "name": "precision", "y": labels, "x": precision,
-            "marker": {"symbol": "circle-open", "size": 9},
+            "marker": {**OUTLINED, "symbol": "circle"},
         },
     ]  # fmt: skip
     layout = {"xaxis": {"range": [0, 1.02], "tickformat": ".0%"}, "yaxis": {"type": "category"}}
@@ -154,10 +176,11 @@ def _confusion(measured: dict[str, Any]) -> list[Block]:
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     labels = [words(name) for name in classes]
     trace = {
-        "type": "heatmap", "x": labels, "y": labels, "z": shares.tolist(), "text": counts.tolist(),
+        "type": "heatmap", "x": labels, "y": labels, "z": shares.tolist(),
+        "text": [[f"{count:,.0f}" if count else "" for count in row] for row in counts],
         "texttemplate": "%{text}" if len(classes) <= 20 else "", "colorscale": FAINT_TO_FULL,
         "zmin": 0, "zmax": 1, "showscale": False, "xgap": 1, "ygap": 1,
-        "hovertemplate": "%{y} taken for %{x}: %{text}<extra></extra>",
+        "customdata": counts.tolist(), "hovertemplate": "%{y} taken for %{x}: %{customdata}<extra></extra>",
     }  # fmt: skip
     layout = {
         "yaxis": {"autorange": "reversed", "type": "category"}, "xaxis": {"type": "category", "tickangle": -45},
