@@ -6,10 +6,15 @@ from collections.abc import Callable
 from typing import Any
 
 from audioclf.tagging import Tagger, TagPlan
-from audioclf.units import Attempt, Unit
+from audioclf.units import Attempt
 from audioclf.windows import Part, Window, WindowCutter, Windows
 
-CutUnit = tuple[Unit, list[Window | Part]]
+MOST_SENT_BYTES = 128 << 20
+"""Of a unit's windows that are sent from one worker to another. Units are planned for half of it; there are more where
+a length was guessed too short, or where a recording of hours can only be read from its beginning."""
+
+CutUnit = tuple[Attempt, list[Window | Part] | None]
+"""None: too many to be sent."""
 
 
 def tag_units(plan: TagPlan) -> Callable[[Attempt], dict[str, Any]]:
@@ -19,12 +24,27 @@ def tag_units(plan: TagPlan) -> Callable[[Attempt], dict[str, Any]]:
 
 
 def cut_units(windows: Windows) -> Callable[[Attempt], CutUnit]:
-    """The first half: a unit's windows, which fit one block."""
+    """The first half: a unit's windows."""
     cut = WindowCutter(windows)
-    return lambda attempt: (attempt.unit, list(cut(attempt.unit, attempt.careful)))
+
+    def cut_unit(attempt: Attempt) -> CutUnit:
+        heard, n_bytes = [], 0
+        for item in cut(attempt.unit, attempt.careful):
+            heard.append(item)
+            n_bytes += item.log_mel.nbytes if isinstance(item, Window) else 0
+            if n_bytes > MOST_SENT_BYTES:
+                return attempt, None
+        return attempt, heard
+
+    return cut_unit
 
 
 def tag_windows(plan: TagPlan) -> Callable[[CutUnit], dict[str, Any]]:
-    """The second half, on a GPU."""
-    tag = Tagger(plan)
-    return lambda cut: tag(*cut)
+    """The second half, on a GPU; where windows were too many to be sent, both halves."""
+    cut, tag = WindowCutter(plan.windows), Tagger(plan)
+
+    def tag_unit(found: CutUnit) -> dict[str, Any]:
+        attempt, heard = found
+        return tag(attempt.unit, cut(attempt.unit, attempt.careful) if heard is None else heard)
+
+    return tag_unit
