@@ -24,8 +24,9 @@ demo: $(STAMP)
 browser:
 	@bash tools/browser.sh
 
+# Two processes: one has the tests that start Ray, the other all the rest.
 test: $(STAMP)
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n 2 --dist loadgroup --durations 20
 
 test-all: $(STAMP)
 	@$(BIN)/python -m pytest -m ""

@@ -18,6 +18,13 @@ hypothesis.settings.register_profile("any machine", deadline=None)
 hypothesis.settings.load_profile("any machine")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where two processes run the tests, all those that start Ray are one's."""
+    for item in items:
+        if item.path.relative_to(Path(__file__).parent).parts[0] in ("integration", "e2e"):
+            item.add_marker(pytest.mark.xdist_group("Ray"))
+
+
 @pytest.fixture
 def wav(tmp_path: Path) -> Callable[..., Path]:
     """Writes [n] or [n, channels] samples to a file below tmp_path."""

@@ -1,7 +1,9 @@
 """Items of work → a pool of actors: the chain that extraction, tagging and evaluation share."""
 
+import functools
 import gc
 import pickle
+import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -111,33 +113,38 @@ def run_units(stages: Sequence[Stage], units: Sequence[Unit]) -> Iterator[dict[s
         units: to process.
     """
     cluster.connect()
-    attempts = ray.remote(_Attempts).options(**cluster.beside_driver()).remote()
-    first = replace(stages[0], make=_UnitMaker(stages[0].make, attempts))
+    first = replace(stages[0], make=_UnitMaker(stages[0].make, _attempts(), uuid.uuid4().hex))
     return map_on_actors([first, *stages[1:]], units)
 
 
 class _Attempts:
-    """Counts how often each unit was begun; outlives the workers that die over one."""
+    """Counts how often each unit of each run was begun; outlives the workers that die over one."""
 
     def __init__(self) -> None:
-        self._begun: Counter[int] = Counter()
+        self._begun: Counter[tuple[str, int]] = Counter()
 
-    def begin(self, index: int) -> int:
-        self._begun[index] += 1
-        return self._begun[index]
+    def begin(self, run: str, index: int) -> int:
+        self._begun[run, index] += 1
+        return self._begun[run, index]
+
+
+@functools.cache
+def _attempts() -> Any:
+    """One actor for all runs of this process: starting it takes seconds."""
+    return ray.remote(_Attempts).options(**cluster.beside_driver()).remote()
 
 
 class _UnitMaker:
-    """Notes each attempt at a unit before it is made."""
+    """Notes each attempt at a unit of a run before it is made."""
 
-    def __init__(self, make: Callable[[Any], Process], attempts: Any):
-        self._make, self._attempts = make, attempts
+    def __init__(self, make: Callable[[Any], Process], attempts: Any, run: str):
+        self._make, self._attempts, self._run = make, attempts, run
 
     def __call__(self, plan: Any) -> Process:
         process = self._make(plan)
 
         def unit_of(unit: Unit) -> Any:
-            attempt: Any = ray.get(self._attempts.begin.remote(unit.index))
+            attempt: Any = ray.get(self._attempts.begin.remote(self._run, unit.index))
             if attempt > LAST_ATTEMPT:
                 raise UnitCrashedError(
                     f"{unit.name}: the worker died over it {LAST_ATTEMPT} times; if it ran out of memory, give it "

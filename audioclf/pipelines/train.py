@@ -3,6 +3,9 @@
 import logging
 import math
 import tempfile
+import threading
+from concurrent import futures
+from concurrent.futures import Future
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -13,6 +16,7 @@ import ray.train
 import ray.train.torch
 import torch
 from ray.exceptions import RayError
+from ray.train import TrainingFailedError
 
 from audioclf import checkpoint, event_files, memory, policy, rundir, s3, shards, storage, training
 from audioclf.audio.frontend import FrontEnd
@@ -21,6 +25,7 @@ from audioclf.config import TrainConfig, Training, training_of
 from audioclf.labels import Vocabulary
 from audioclf.models import Network
 from audioclf.pipelines import cluster, train_checks
+from audioclf.pipelines.board import Board
 from audioclf.pipelines.progress import log_written
 from audioclf.policy import Policy
 from audioclf.row_index import RowIndex, read_index
@@ -109,20 +114,18 @@ def train_all(jobs: list[TrainJob], at_once: int) -> None:
         AudioclfError: as raised in a worker.
     """
     cluster.connect()
-    board: Any = ray.remote(_Board).options(**cluster.beside_driver()).remote()
-    # A task each: Ray carries its error here, and ends it with the driver.
-    fit: Any = ray.remote(_fit).options(**cluster.beside_driver(), max_retries=0)
-    waiting, running = list(jobs), dict[Any, TrainJob]()
+    board: Any = ray.remote(Board).options(**cluster.beside_driver()).remote()
+    waiting, running = list(jobs), dict[Future[None], TrainJob]()
     while waiting or running:
         while waiting and len(running) < at_once:
             job = waiting.pop(0)
-            running[fit.remote(job, board, at_once)] = job
-        done, _ = ray.wait(list(running), num_returns=1, timeout=REPORT_EVERY_S)
-        for ref in done:
-            job = running.pop(ref)
+            running[_start(job, board, at_once)] = job
+        done, _ = futures.wait(running, timeout=REPORT_EVERY_S, return_when=futures.FIRST_COMPLETED)
+        for future in done:
+            job = running.pop(future)
             try:
-                ray.get(ref)
-            except RayError as error:
+                future.result()
+            except (RayError, TrainingFailedError) as error:
                 raise cluster.own_error(error) from error
             log.info("%s: trained, %d to go", job.name, len(waiting) + len(running))
         if not done:
@@ -135,23 +138,18 @@ def train_all(jobs: list[TrainJob], at_once: int) -> None:
                     log.info("%s: epoch %d/%d, loss %.4f", name, metrics["epoch"], epochs, metrics["loss"])
 
 
-class _Board:
-    """Where trainings post their latest epoch, and what they have to say, for the driver to show."""
+def _start(job: TrainJob, board: Any, at_once: int) -> Future[None]:
+    """Train in a thread that ends with this process, unlike those of an executor, which an exit would wait for."""
+    future: Future[None] = Future()
 
-    def __init__(self) -> None:
-        self._new: dict[str, tuple[int, dict[str, float]]] = {}
-        self._said: list[str] = []
+    def fit() -> None:
+        try:
+            future.set_result(_fit(job, board, at_once))
+        except BaseException as error:  # noqa: BLE001 told where the future is asked
+            future.set_exception(error)
 
-    def say(self, words: str) -> None:
-        self._said.append(words)
-
-    def post(self, name: str, epochs: int, metrics: dict[str, float]) -> None:
-        self._new[name] = epochs, metrics
-
-    def latest(self) -> tuple[list[str], list[tuple[str, int, dict[str, float]]]]:
-        posted, self._new = self._new, {}
-        said, self._said = self._said, []
-        return said, [(name, *value) for name, value in sorted(posted.items())]
+    threading.Thread(target=fit, name=job.name, daemon=True).start()
+    return future
 
 
 def _fit(job: TrainJob, board: Any, at_once: int) -> None:

@@ -1,7 +1,6 @@
 """Extraction with augmented copies as a user runs it: always the same, and stopped where there is no engine."""
 
 import contextlib
-import json
 import os
 import shutil
 import socket
@@ -45,6 +44,7 @@ def rows(run: str) -> pa.Table:
     return table.sort_by([("clip_id", "ascending"), ("copy_index", "ascending")]).replace_schema_metadata()
 
 
+@pytest.mark.heavy
 def test_copies_are_the_same_whatever_the_workers_units_and_kills(
     jobs: Jobs, prepared: tuple[str, ...], tmp_path: Path
 ) -> None:
@@ -85,6 +85,3 @@ def test_a_machine_without_the_program_stops_the_job_with_its_name(
     done = jobs.run(*prepared, "--output", run)  # now the driver finds it
     assert done.returncode == 2
     assert "apt-get install rubberband-cli" in done.stderr
-    del jobs.environment["PATH"]
-    jobs.succeed(*prepared, "--output", run)
-    assert json.loads(Path(run, "summary.json").read_text())["total"]["copies"]["written"] == 48 * 9

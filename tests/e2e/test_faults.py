@@ -35,6 +35,7 @@ def rows(run: str) -> pa.Table:
     return pa.concat_tables(tables).sort_by("clip_id").combine_chunks()
 
 
+@pytest.mark.heavy
 def test_a_store_with_many_faults_gives_the_same_rows(gateway: FaultProxy, bucket: str) -> None:
     flags = ("--manifest", f"s3://{bucket}/m.parquet", "--segment-s", "0.5", "--unit-segments", "20")
     Jobs().succeed("extract", *flags, "--output", f"s3://{bucket}/quiet")

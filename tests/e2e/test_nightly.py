@@ -135,6 +135,7 @@ def recordings(table: str) -> set[str]:
     return {uri.rsplit("/", 1)[1] for uri in shards.read_table(table, ["uri"])["uri"].to_pylist()}
 
 
+@pytest.mark.heavy
 def test_a_second_run_at_once_names_the_first(jobs: Jobs, checkpoint: str, tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     for i in range(40):

@@ -72,12 +72,8 @@ def _stop_driver(jobs: Jobs, driver: subprocess.Popen[str], command: tuple[str, 
     jobs.succeed(*command)
 
 
-HEAVY = pytest.mark.heavy
-
-
-@pytest.mark.parametrize(
-    "kill", [_kill_worker, pytest.param(_kill_driver, marks=HEAVY), pytest.param(_stop_driver, marks=HEAVY)]
-)
+@pytest.mark.heavy
+@pytest.mark.parametrize("kill", [_kill_worker, _kill_driver, _stop_driver])
 def test_a_killed_training_goes_on_and_ends_as_the_undisturbed_one(
     kill: Callable[[Jobs, subprocess.Popen[str], tuple[str, ...]], None],
     jobs: Jobs,

@@ -97,6 +97,6 @@ def extracted(manifest_file: str, tmp_path_factory: pytest.TempPathFactory) -> s
 def trained(extracted: str, tmp_path_factory: pytest.TempPathFactory) -> str:
     """A network trained on fold 2."""
     output = str(tmp_path_factory.mktemp("train") / "run")
-    config = TrainConfig(shards=(extracted,), output=output, test_fold=1, epochs=3, batch_size=4)
+    config = TrainConfig(shards=(extracted,), output=output, test_fold=1, epochs=3, batch_size=4, num_workers=0)
     assert train.run(config) == "ok"
     return output

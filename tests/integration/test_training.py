@@ -88,6 +88,7 @@ def test_a_network_of_waveforms_is_one_of_their_pictures(
     waves, output = str(tmp_path / "waves"), str(tmp_path / "run")
     assert extract.run(ExtractConfig(manifest=manifest_file, output=waves, frontend="pcm44k")) == "ok"
     how = {"test_fold": 1, "epochs": EPOCHS, "batch_size": 4, "roll_s": 0.1, "gain_db": 3.0, "wave_mixup_alpha": 0.5}
+    how["num_workers"] = 0
     assert train.run(TrainConfig(shards=(waves,), output=output, **how)) == "ok"
     assert checkpoint.load(checkpoint.find(output)).front_end.name == "logmel44k"
     found = []
@@ -109,7 +110,9 @@ def test_a_training_goes_on_from_a_checkpoint_of_the_same_front_end(
     trained: str, extracted: str, tmp_path: Path
 ) -> None:
     output = str(tmp_path / "run")
-    config = TrainConfig(shards=(extracted,), output=output, init=trained, freeze="backbone", epochs=1, batch_size=4)
+    config = TrainConfig(
+        shards=(extracted,), output=output, init=trained, freeze="backbone", epochs=1, batch_size=4, num_workers=0
+    )
     assert train.run(config) == "ok"
     before, after = (checkpoint.load(checkpoint.find(run)).network.state_dict() for run in (trained, output))
     changed = {name for name, value in after.items() if not np.array_equal(value, before[name])}
