@@ -24,7 +24,7 @@ demo: $(STAMP)
 browser:
 	@bash tools/browser.sh
 
-# Two processes: one has the tests that start Ray, the other all the rest.
+# Two processes, see tests/conftest.py.
 test: $(STAMP)
 	@$(BIN)/python -m pytest -n 2 --dist loadgroup --durations 20
 

@@ -18,11 +18,13 @@ hypothesis.settings.register_profile("any machine", deadline=None)
 hypothesis.settings.load_profile("any machine")
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist looks for the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where two processes run the tests, all those that start Ray are one's."""
+    """Where two processes run the tests, one has all those of the Ray cluster, and one those that start jobs."""
     for item in items:
-        if item.path.relative_to(Path(__file__).parent).parts[0] in ("integration", "e2e"):
-            item.add_marker(pytest.mark.xdist_group("Ray"))
+        kind = item.path.relative_to(Path(__file__).parent).parts[0]
+        if kind in ("integration", "e2e"):
+            item.add_marker(pytest.mark.xdist_group(kind))
 
 
 @pytest.fixture

@@ -121,7 +121,8 @@ class TrainConfig(Training):
     seed: int = 0
     """Seed of the weights, the order of segments, the rows drawn, the patches, changes to them, and the dropout."""
     num_workers: int = 1
-    """Training workers; 0 trains in the job's own process."""
+    """Training workers; 0 trains in the job's own process, for small sets: it starts sooner, and once killed begins
+    anew."""
     memory_mb: int | None = None
     """Memory for the training rows of each worker, in MB; default: half of its share of its machine. Rows that do not
     fit are streamed from the shards in every epoch."""

@@ -171,7 +171,8 @@ def _fit(job: TrainJob, board: Any, at_once: int) -> None:
         ),
     )
     trainer.fit()
-    filesystem.delete_dir(f"{path}/{STATE_FOLDER}")
+    if job.num_workers:  # else nothing is saved on the way
+        filesystem.delete_dir(f"{path}/{STATE_FOLDER}")
 
 
 def _filesystem(uri: str) -> tuple[pyarrow.fs.FileSystem, str]:
