@@ -24,9 +24,8 @@ demo: $(STAMP)
 browser:
 	@bash tools/browser.sh
 
-# Two processes, see tests/conftest.py.
 test: $(STAMP)
-	@$(BIN)/python -m pytest -n 2 --dist loadgroup --durations 20
+	@$(BIN)/python -m pytest --durations 20
 
 test-all: $(STAMP)
 	@$(BIN)/python -m pytest -m ""

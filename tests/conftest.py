@@ -18,15 +18,6 @@ hypothesis.settings.register_profile("any machine", deadline=None)
 hypothesis.settings.load_profile("any machine")
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist looks for the marks
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where two processes run the tests, one has all those of the Ray cluster, and one those that start jobs."""
-    for item in items:
-        kind = item.path.relative_to(Path(__file__).parent).parts[0]
-        if kind in ("integration", "e2e"):
-            item.add_marker(pytest.mark.xdist_group(kind))
-
-
 @pytest.fixture
 def wav(tmp_path: Path) -> Callable[..., Path]:
     """Writes [n] or [n, channels] samples to a file below tmp_path."""

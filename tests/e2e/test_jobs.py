@@ -82,6 +82,7 @@ def test_too_many_rejects_exit_3(jobs: Jobs, clips: Path, tmp_path: Path) -> Non
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["total"]["clips"]["rejected"] == 4
 
 
+@pytest.mark.heavy
 def test_a_killed_driver_leaves_a_run_that_goes_on(jobs: Jobs, tmp_path: Path) -> None:
     folder = tmp_path / "clips" / "noise"
     folder.mkdir(parents=True)

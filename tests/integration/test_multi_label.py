@@ -36,6 +36,7 @@ def write_audioset(folder: Path) -> str:
     return str(folder / "balanced_train_segments.csv")
 
 
+@pytest.mark.heavy
 def test_a_small_audioset_is_learned_and_measured(tmp_path: Path) -> None:
     listed, shards, output = (str(tmp_path / name) for name in ("m.parquet", "shards", "run"))
     metadata = write_audioset(tmp_path / "set")
