@@ -1,6 +1,7 @@
 """Extraction with augmented copies as a user runs it: always the same, and stopped where there is no engine."""
 
 import contextlib
+import json
 import os
 import shutil
 import socket
@@ -85,3 +86,6 @@ def test_a_machine_without_the_program_stops_the_job_with_its_name(
     done = jobs.run(*prepared, "--output", run)  # now the driver finds it
     assert done.returncode == 2
     assert "apt-get install rubberband-cli" in done.stderr
+    del jobs.environment["PATH"]
+    jobs.succeed(*prepared, "--output", run)
+    assert json.loads(Path(run, "summary.json").read_text())["total"]["copies"]["written"] == 48 * 9

@@ -87,8 +87,8 @@ def test_a_network_of_waveforms_is_one_of_their_pictures(
     """Trained on shards of samples, measured on those and on shards of pictures: the same but for 16 bits."""
     waves, output = str(tmp_path / "waves"), str(tmp_path / "run")
     assert extract.run(ExtractConfig(manifest=manifest_file, output=waves, frontend="pcm44k")) == "ok"
-    how = {"test_fold": 1, "epochs": EPOCHS, "batch_size": 4, "roll_s": 0.1, "gain_db": 3.0, "wave_mixup_alpha": 0.5}
-    how["num_workers"] = 0
+    how = {"test_fold": 1, "epochs": EPOCHS, "batch_size": 4, "num_workers": 0}
+    how |= {"roll_s": 0.1, "gain_db": 3.0, "wave_mixup_alpha": 0.5}
     assert train.run(TrainConfig(shards=(waves,), output=output, **how)) == "ok"
     assert checkpoint.load(checkpoint.find(output)).front_end.name == "logmel44k"
     found = []
