@@ -63,7 +63,7 @@ def connect(num_cpus: int | None = None) -> None:
 
 
 def beside_driver() -> dict[str, Any]:
-    """Options of a small task or actor that must live as long as the job: on its own node, no spot instance's."""
+    """Options of a small actor that must live as long as the job: on its own node, no spot instance's."""
     node = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     return {"num_cpus": 0, "scheduling_strategy": node}
 
