@@ -87,9 +87,18 @@ def test_a_network_of_waveforms_is_one_of_their_pictures(
     """Trained on shards of samples, measured on those and on shards of pictures: the same but for 16 bits."""
     waves, output = str(tmp_path / "waves"), str(tmp_path / "run")
     assert extract.run(ExtractConfig(manifest=manifest_file, output=waves, frontend="pcm44k")) == "ok"
-    how = {"test_fold": 1, "epochs": EPOCHS, "batch_size": 4, "num_workers": 0}
-    how |= {"roll_s": 0.1, "gain_db": 3.0, "wave_mixup_alpha": 0.5}
-    assert train.run(TrainConfig(shards=(waves,), output=output, **how)) == "ok"
+    config = TrainConfig(
+        shards=(waves,),
+        output=output,
+        test_fold=1,
+        epochs=EPOCHS,
+        batch_size=4,
+        num_workers=0,
+        roll_s=0.1,
+        gain_db=3.0,
+        wave_mixup_alpha=0.5,
+    )
+    assert train.run(config) == "ok"
     assert checkpoint.load(checkpoint.find(output)).front_end.name == "logmel44k"
     found = []
     for i, shards_uri in enumerate((waves, extracted)):
