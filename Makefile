@@ -24,8 +24,9 @@ demo: $(STAMP)
 browser:
 	@bash tools/browser.sh
 
+# In two processes; see pytest_xdist_make_scheduler in tests/conftest.py.
 test: $(STAMP)
-	@$(BIN)/python -m pytest --durations 20
+	@$(BIN)/python -m pytest -n 2 --durations 20
 
 test-all: $(STAMP)
 	@$(BIN)/python -m pytest -m ""

@@ -9,13 +9,29 @@ import numpy as np
 import pytest
 import soundfile
 from moto.server import ThreadedMotoServer
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 from audioclf import s3
-from tests.buckets import new_bucket
+from tests.buckets import new_bucket, use_store
 
 # A test's time depends on what else the machine does; a test that hangs ends by pytest's own timeout.
 hypothesis.settings.register_profile("any machine", deadline=None)
 hypothesis.settings.load_profile("any machine")
+
+
+class ByFile(LoadScopeScheduling):
+    """A process takes whole files; of the integration and of the end-to-end tests all, for they share Ray clusters."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        folder = Path(file).parent.name
+        return folder if folder in ("integration", "e2e") else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByFile:
+    """Where two processes run the tests."""
+    return ByFile(config, log)
 
 
 @pytest.fixture
@@ -52,10 +68,7 @@ def moto_endpoint() -> Iterator[str]:
 @pytest.fixture
 def s3_bucket(moto_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """An empty bucket on a server that speaks S3 over HTTP."""
-    monkeypatch.setenv("AWS_ENDPOINT_URL", moto_endpoint)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    s3.client.cache_clear()
+    credentials = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
+    use_store({"AWS_ENDPOINT_URL": moto_endpoint, **credentials}, monkeypatch)
     yield new_bucket()
     s3.client.cache_clear()

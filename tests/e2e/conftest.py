@@ -11,6 +11,7 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from audioclf import s3
+from tests.buckets import use_store
 from tests.fault_proxy import FaultProxy
 
 ROOT = Path(__file__).parents[2]
@@ -73,9 +74,7 @@ def s3_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[st
 def gateway(s3_environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultProxy]:
     """What stands between the jobs and the store, and can be taken away; this process goes through it too."""
     with FaultProxy(s3_environment["AWS_ENDPOINT_URL"]) as proxy:
-        for name, value in {**s3_environment, "AWS_ENDPOINT_URL": proxy.endpoint}.items():
-            monkeypatch.setenv(name, value)
-        s3.client.cache_clear()
+        use_store({**s3_environment, "AWS_ENDPOINT_URL": proxy.endpoint}, monkeypatch)
         yield proxy
     s3.client.cache_clear()
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.buckets import new_bucket
+from tests.buckets import new_bucket, use_store
 
 from .conftest import Jobs
 
@@ -13,8 +13,7 @@ from .conftest import Jobs
 def test_all_is_well_with_s3(
     jobs: Jobs, s3_environment: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, value in s3_environment.items():
-        monkeypatch.setenv(name, value)
+    use_store(s3_environment, monkeypatch)
     log = jobs.succeed("doctor", "--store", f"s3://{new_bucket()}/x", str(tmp_path))
     assert "contact, list, put, get, delete: all work" in log
     assert "12 checks: 0 failed" in log

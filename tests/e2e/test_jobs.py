@@ -12,6 +12,7 @@ import pytest
 import soundfile
 
 from audioclf import shards, storage
+from tests.buckets import use_store
 
 from .conftest import Jobs
 
@@ -117,8 +118,7 @@ def test_a_killed_driver_leaves_a_run_that_goes_on(jobs: Jobs, tmp_path: Path) -
 def test_the_whole_path_on_s3(
     s3_environment: dict[str, str], clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, value in s3_environment.items():
-        monkeypatch.setenv(name, value)
+    use_store(s3_environment, monkeypatch)
     jobs = Jobs(s3_environment)
     client = boto3.client("s3")
     client.create_bucket(Bucket="e2e")
