@@ -16,10 +16,16 @@ ONE_CYCLE_START = 1 / 25
 
 
 def learning_rate(training: Training, epoch: float) -> float:
-    """The learning rate of the last layer after so many epochs, of which the last may be a part."""
-    highest = training.learning_rate
+    """The learning rate of the last layer after so many epochs, of which the last may be a part.
+
+    With the head first, the schedule runs twice: for the head alone, then for all layers.
+    """
+    highest, epochs = training.learning_rate, float(training.epochs)
+    if training.freeze == "head-first":
+        alone = training.unfreeze_epochs
+        epoch, epochs = (epoch, alone) if epoch < alone else (epoch - alone, epochs - alone)
     if training.schedule == "one-cycle":
-        progress = epoch / training.epochs
+        progress = epoch / epochs
         if progress < ONE_CYCLE_RISE:
             start = highest * ONE_CYCLE_START
             return highest - (highest - start) * _half_cosine(progress / ONE_CYCLE_RISE)
@@ -27,7 +33,7 @@ def learning_rate(training: Training, epoch: float) -> float:
     if epoch < training.warmup_epochs:
         return highest * epoch / training.warmup_epochs
     if training.schedule == "cosine":
-        left = training.epochs - training.warmup_epochs
+        left = epochs - training.warmup_epochs
         return highest * _half_cosine((epoch - training.warmup_epochs) / left)
     return highest
 
@@ -44,10 +50,9 @@ def layers(network: Network) -> list[nn.Module]:
 
 def n_frozen(training: Training, n_layers: int, epoch: int) -> int:
     """How many layers, from the input on, keep their weights in an epoch counted from 0; the head always learns."""
-    if training.freeze == "none":
-        return 0
-    learning = 1 if training.freeze == "backbone" else 1 + int(epoch / training.unfreeze_epochs)
-    return max(0, n_layers - learning)
+    steps = int(epoch / training.unfreeze_epochs)
+    learning = {"none": n_layers, "backbone": 1, "gradual": 1 + steps, "head-first": n_layers if steps else 1}
+    return max(0, n_layers - learning[training.freeze])
 
 
 def freeze(all_layers: Sequence[nn.Module], n: int) -> None:

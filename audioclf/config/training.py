@@ -19,11 +19,12 @@ class Training:
     init: str | None = None
     """Weights to start from: a published network (mn04, or mn04:FILE), or a checkpoint directory; made with the same
     front end. For other classes its last layer is replaced."""
-    freeze: Literal["none", "backbone", "gradual"] = "none"
-    """Layers that keep their weights: none; all but the last (a linear probe); or, at first, all but the last, one more
-    learning every --unfreeze-epochs."""
+    freeze: Literal["none", "backbone", "head-first", "gradual"] = "none"
+    """Layers that keep their weights: none; all but the last (a linear probe); or, for the first --unfreeze-epochs, all
+    but the last, and then none (head-first) or one less each time (gradual)."""
     unfreeze_epochs: float = 1.0
-    """Epochs from one layer to the next, with --freeze gradual."""
+    """Epochs of the last layer alone, with --freeze head-first, where --schedule runs once for these and once for the
+    rest; from one layer to the next, with gradual."""
     layer_decay: float = 1.0
     """Learning rate of a layer as a share of that of the layer after it."""
     epochs: int = 120
@@ -88,6 +89,10 @@ class Training:
         require(0 <= self.ema < 1, "--ema must be at least 0 and below 1")
         require(0 < self.layer_decay <= 1, "--layer-decay must be above 0, and 1 at most")
         require(self.unfreeze_epochs > 0, "--unfreeze-epochs must be positive")
+        require(
+            self.freeze != "head-first" or (self.unfreeze_epochs % 1 == 0 and self.unfreeze_epochs < self.epochs),
+            "--unfreeze-epochs: with head-first it must be a whole number below --epochs",
+        )
         require(
             not (self.schedule == "one-cycle" and self.warmup_epochs),
             "--warmup-epochs: one-cycle has a rise of its own",

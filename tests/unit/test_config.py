@@ -58,6 +58,8 @@ def tag(**flags: Any) -> config.TagConfig:
         (train, {"learning_rate": 0.0}, "--learning-rate"),
         (train, {"l2": -1e-9}, "--l2"),
         (train, {"dropout": 1.0}, "--dropout"),
+        (train, {"freeze": "head-first", "unfreeze_epochs": 2.5}, "--unfreeze-epochs"),
+        (train, {"freeze": "head-first", "unfreeze_epochs": 9.0, "epochs": 9}, "--unfreeze-epochs"),
         (train, {"num_workers": -1}, "--num-workers"),
         (train, {"seed": -1}, "--seed"),
         (crossval, {"epochs": 0}, "--epochs"),

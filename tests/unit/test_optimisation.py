@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from typing import Literal
 
 import pytest
 import torch
@@ -53,9 +54,20 @@ def test_the_warm_up_rises_evenly_to_the_schedule() -> None:
     assert optimisation.learning_rate(replace(training, schedule="constant"), 9.9) == 0.4
 
 
+@pytest.mark.parametrize("schedule", ["cosine", "one-cycle"])
+def test_with_the_head_first_the_schedule_runs_twice(schedule: Literal["cosine", "one-cycle"]) -> None:
+    training = Training(epochs=10, freeze="head-first", unfreeze_epochs=4, schedule=schedule)
+    head, all_layers = (Training(epochs=n, schedule=schedule) for n in (4, 6))
+    for epoch in (0, 1.5, 3.9):
+        assert optimisation.learning_rate(training, epoch) == optimisation.learning_rate(head, epoch)
+    for epoch in (0, 2.5, 5.9):
+        rate = optimisation.learning_rate(training, 4 + epoch)
+        assert rate == pytest.approx(optimisation.learning_rate(all_layers, epoch))
+
+
 @pytest.mark.parametrize(
     ("freeze", "frozen_at"),
-    [("none", [0, 0, 0, 0]), ("backbone", [4, 4, 4, 4]), ("gradual", [4, 4, 3, 3])],
+    [("none", [0, 0, 0, 0]), ("backbone", [4, 4, 4, 4]), ("gradual", [4, 4, 3, 3]), ("head-first", [4, 4, 0, 0])],
 )
 def test_layers_are_frozen_from_the_input_on(freeze: str, frozen_at: list[int]) -> None:
     training = Training(freeze=freeze, unfreeze_epochs=2)  # pyright: ignore[reportArgumentType]
