@@ -1,7 +1,8 @@
 """Which weights learn, how fast, and what becomes of them. Plain torch, no Ray."""
 
+import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import nn
@@ -91,3 +92,22 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 def averaged(network: Network, decay: float) -> AveragedModel:
     """A running average of a network's weights and batch statistics, to be updated after each step."""
     return AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+
+
+def mixed(network: Network, start: Mapping[str, torch.Tensor], share: float) -> Network:
+    """A copy of a network, its weights and batch statistics mixed with those of its state at the start.
+
+    Args:
+        network: stays as it is.
+        start: an earlier state of it.
+        share: of the start.
+
+    Source: Wortsman et al., "Robust fine-tuning of zero-shot models" (2022), arXiv 2109.01903.
+    """
+    weights = {
+        name: torch.lerp(value, start[name], share) if value.is_floating_point() else value
+        for name, value in network.state_dict().items()
+    }
+    network = copy.deepcopy(network)
+    network.load_state_dict(weights)
+    return network

@@ -87,6 +87,7 @@ class Trainer:
         self._input = TrainingInput(training, rows.front_end, front_end, network.patch_frames, device)
         self._optimizer = optimisation.optimizer(network, training)
         self._average = optimisation.averaged(network, training.ema) if training.ema else None
+        self._start: dict[str, torch.Tensor] | None = None
         self._draw = RowDraw(rows.columns["clip_id"], rows.columns["segment_index"], row_weights)
         self.n_segments = len(self._draw)
         self._segment_weights: np.ndarray | None = None
@@ -120,14 +121,17 @@ class Trainer:
         return loss_sum, hits
 
     def trained(self) -> Network:
-        """The network as it is to be used, in evaluation mode: its running average, if there is one."""
-        network = self._network if self._average is None else self._average.module
-        return cast(Network, network).eval()
+        """The network as it is to be used, in evaluation mode: its running average, mixed with its start, if asked."""
+        network = cast(Network, self._network if self._average is None else self._average.module)
+        if self._start is not None:
+            network = optimisation.mixed(network, self._start, self._training.start_share)
+        return network.eval()
 
     def state(self) -> dict[str, Any]:
         """All that a resumed run needs but the number of epochs done."""
         parts = {"network": self._network, "optimizer": self._optimizer, "average": self._average}
-        return {name: part.state_dict() for name, part in parts.items() if part is not None}
+        state: dict[str, Any] = {name: part.state_dict() for name, part in parts.items() if part is not None}
+        return state if self._start is None else {**state, "start": self._start}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from what `state` gave."""
@@ -135,6 +139,7 @@ class Trainer:
         self._optimizer.load_state_dict(state["optimizer"])
         if self._average is not None:
             self._average.load_state_dict(state["average"])
+        self._start = state.get("start")
 
     def _segments(self, rng: np.random.Generator) -> np.ndarray:
         """Those that an epoch shows, in random order."""
@@ -147,6 +152,8 @@ class Trainer:
         self._network.train()
         n_frozen = optimisation.n_frozen(self._training, len(self._layers), epoch)
         optimisation.freeze(self._layers, n_frozen)
+        if self._training.start_share and epoch == self._training.unfreeze_epochs:
+            self._start = {name: value.clone() for name, value in self._network.state_dict().items()}
         if n_frozen != self._n_frozen:
             self._wrapped, self._n_frozen = self._wrap(self._network), n_frozen
 

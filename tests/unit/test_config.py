@@ -59,6 +59,8 @@ def tag(**flags: Any) -> config.TagConfig:
         (train, {"l2": -1e-9}, "--l2"),
         (train, {"dropout": 1.0}, "--dropout"),
         (train, {"freeze": "head-first", "unfreeze_epochs": 2.5}, "--unfreeze-epochs"),
+        (train, {"freeze": "gradual", "start_share": 0.5}, "--start-share"),
+        (train, {"freeze": "head-first", "start_share": 1.0}, "--start-share"),
         (train, {"freeze": "head-first", "unfreeze_epochs": 9.0, "epochs": 9}, "--unfreeze-epochs"),
         (train, {"num_workers": -1}, "--num-workers"),
         (train, {"seed": -1}, "--seed"),

@@ -375,6 +375,25 @@ def test_the_running_average_is_what_is_kept() -> None:
     assert torch.equal(resumed.trained().get_parameter("dense2.weight"), kept.get_parameter("dense2.weight"))
 
 
+def test_what_all_layers_began_with_has_its_share_and_outlasts_a_restart() -> None:
+    data = examples(6)
+    how = Training(epochs=4, batch_size=2, dropout=0.0, freeze="head-first", unfreeze_epochs=2, start_share=0.25)
+    learner = trainer_of(data, TRIO, how, 0, network_of(how, data))
+    for epoch in range(2):
+        learner.epoch(epoch)
+    start = copy.deepcopy(learner.state()["network"])
+    learner.epoch(2)
+    resumed = trainer_of(data, TRIO, how, 0, network_of(how, data))
+    resumed.restore(copy.deepcopy(learner.state()))
+    for one in (learner, resumed):
+        one.epoch(3)
+        end = one.state()["network"]
+        for name, value in one.trained().state_dict().items():
+            assert torch.allclose(value, 0.25 * start[name] + 0.75 * end[name], atol=1e-6)
+    assert not torch.equal(start["conv1.weight"], end["conv1.weight"])
+    assert not torch.equal(network_of(how, data).state_dict()["dense2.weight"], start["dense2.weight"])
+
+
 def test_label_smoothing_is_torchs_and_for_several_labels_half_way() -> None:
     logits, targets = torch.randn(4, 3), torch.eye(3)[[0, 1, 2, 0]]
     expected = F.cross_entropy(logits, targets.argmax(1), reduction="sum", label_smoothing=0.2)
