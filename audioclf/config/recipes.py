@@ -21,7 +21,10 @@ RECIPES: dict[str, dict[str, Any]] = {
     },
     "finetune": {
         "init": "mn04",
-        "epochs": 20,
+        "freeze": "head-first",
+        "unfreeze_epochs": 20,
+        "start_share": 0.5,
+        "epochs": 40,
         "optimizer": "adamw",
         "learning_rate": 1e-3,
         "layer_decay": 0.9,

@@ -115,10 +115,10 @@ def test_a_recipe_sets_flags_and_those_given_beside_it_win(monkeypatch: pytest.M
     seen: list[config.TrainConfig] = []
     pipeline = SimpleNamespace(run=lambda given: seen.append(given) or "ok")
     monkeypatch.setattr(cli.importlib, "import_module", lambda _: pipeline)
-    argv = ["train", "--shards", "s", "--output", "o", "--recipe", "finetune", "--epochs", "3", "--freeze", "none"]
+    argv = ["train", "--shards", "s", "--output", "o", "--recipe", "finetune", "--epochs", "33", "--layer-decay", "1.0"]
     monkeypatch.setattr(sys, "argv", argv)
     assert cli.run(config.TrainConfig, "train", None) == 0
-    assert (seen[0].epochs, seen[0].freeze, seen[0].shards) == (3, "none", ("s",))
+    assert (seen[0].epochs, seen[0].layer_decay, seen[0].shards) == (33, 1.0, ("s",))
     assert seen[0].init == recipes.RECIPES["finetune"]["init"]
     monkeypatch.setattr(sys, "argv", [*argv[:5], "--recipe", "cake"])
     assert cli.run(config.TrainConfig, "train", None) == 2
