@@ -20,6 +20,9 @@ def learning_rate(training: Training, epoch: float) -> float:
     """The learning rate of the last layer after so many epochs, of which the last may be a part.
 
     With the head first, the schedule runs twice: for the head alone, then for all layers.
+
+    Source: Kumar et al., "Fine-tuning can distort pretrained features and underperform out-of-distribution" (2022),
+    arXiv 2202.10054.
     """
     highest, epochs = training.learning_rate, float(training.epochs)
     if training.freeze == "head-first":

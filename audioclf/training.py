@@ -152,7 +152,7 @@ class Trainer:
         self._network.train()
         n_frozen = optimisation.n_frozen(self._training, len(self._layers), epoch)
         optimisation.freeze(self._layers, n_frozen)
-        if self._training.start_share and epoch == self._training.unfreeze_epochs:
+        if self._training.start_share and self._start is None and n_frozen == 0:
             self._start = {name: value.clone() for name, value in self._network.state_dict().items()}
         if n_frozen != self._n_frozen:
             self._wrapped, self._n_frozen = self._wrap(self._network), n_frozen

@@ -26,7 +26,7 @@ class Training:
     """Epochs of the last layer alone, with --freeze head-first, where --schedule runs once for these and once for the
     rest; from one layer to the next, with gradual."""
     start_share: float = 0.0
-    """With --freeze head-first: share that the weights had when all layers began to learn are given of the final ones;
+    """With --freeze head-first: share of the final weights that is given to those with which all layers began to learn;
     so the network stays nearer to the published one."""
     layer_decay: float = 1.0
     """Learning rate of a layer as a share of that of the layer after it."""
@@ -93,7 +93,7 @@ class Training:
         require(0 < self.layer_decay <= 1, "--layer-decay must be above 0, and 1 at most")
         require(self.unfreeze_epochs > 0, "--unfreeze-epochs must be positive")
         require(0 <= self.start_share < 1, "--start-share must be at least 0 and below 1")
-        require(not self.start_share or self.freeze == "head-first", "--start-share needs --freeze head-first")
+        require(not self.start_share or self.freeze == "head-first", "--start-share needs --freeze head-first, or must be 0")
         require(
             self.freeze != "head-first" or (self.unfreeze_epochs % 1 == 0 and self.unfreeze_epochs < self.epochs),
             "--unfreeze-epochs: with head-first it must be a whole number below --epochs",
