@@ -93,7 +93,10 @@ class Training:
         require(0 < self.layer_decay <= 1, "--layer-decay must be above 0, and 1 at most")
         require(self.unfreeze_epochs > 0, "--unfreeze-epochs must be positive")
         require(0 <= self.start_share < 1, "--start-share must be at least 0 and below 1")
-        require(not self.start_share or self.freeze == "head-first", "--start-share needs --freeze head-first, or must be 0")
+        require(
+            not self.start_share or self.freeze == "head-first",
+            "--start-share needs --freeze head-first; without it, it must be 0",
+        )
         require(
             self.freeze != "head-first" or (self.unfreeze_epochs % 1 == 0 and self.unfreeze_epochs < self.epochs),
             "--unfreeze-epochs: with head-first it must be a whole number below --epochs",
