@@ -25,16 +25,20 @@ CHUNK = 500
 
 
 @contextlib.contextmanager
-def threads_each(count: int) -> Iterator[None]:
-    """How many threads the processes started meanwhile may take for linear algebra; 0: as they are installed."""
-    before = {name: os.environ.pop(name, None) for name in THREADS}
-    if count:
-        os.environ.update(dict.fromkeys(THREADS, str(count)))
+def environment(**variables: str | None) -> Iterator[None]:
+    """What processes started meanwhile find in their environment; None: not there."""
+    before = {name: os.environ.pop(name, None) for name in variables}
+    os.environ.update({name: value for name, value in variables.items() if value is not None})
     yield
     for name, value in before.items():
         os.environ.pop(name, None)
         if value is not None:
             os.environ[name] = value
+
+
+def threads_each(count: int) -> contextlib.AbstractContextManager[None]:
+    """How many threads processes may take for linear algebra; 0: as they are installed."""
+    return environment(**dict.fromkeys(THREADS, str(count) if count else None))
 
 
 # --- multiprocessing + librosa, which writes nothing
@@ -108,6 +112,7 @@ def _units(plan, units, done) -> None:
 
 
 def without_ray(manifest: Path, output: Path, n: int) -> float:
+    from audioclf import memory
     from audioclf.audio.frontend import get_front_end
     from audioclf.augmentation import Augmentation
     from audioclf.extraction import ExtractPlan
@@ -120,7 +125,7 @@ def without_ray(manifest: Path, output: Path, n: int) -> float:
     context = multiprocessing.get_context("spawn")
     done = context.Queue()
     processes = [context.Process(target=_units, args=(plan, units[i::PROCESSES], done)) for i in range(PROCESSES)]
-    with threads_each(1):  # as Ray does
+    with threads_each(1), environment(GLIBC_TUNABLES=memory.REUSED):  # as in a job
         for process in processes:
             process.start()
     finished = sorted(done.get() for _ in units)

@@ -6,6 +6,7 @@ import signal
 import time
 from typing import Any
 
+from audioclf import memory
 from audioclf.errors import AudioclfError
 
 # Before Ray is imported: nothing calls home, and Ray's own progress leaves the terminal to ours.
@@ -23,9 +24,13 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 log = logging.getLogger("audioclf")
 
-CHECKSUMS = "AWS_REQUEST_CHECKSUM_CALCULATION"
-"""pyarrow's S3 client, which Ray Train writes through, otherwise appends checksums that other stores than AWS refuse
-(Ceph: HTTP 411)."""
+WORKERS_ENVIRONMENT = {
+    # pyarrow's S3 client, which Ray Train writes through, otherwise appends checksums that other stores than AWS refuse
+    # (Ceph: HTTP 411).
+    "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",
+    "GLIBC_TUNABLES": memory.REUSED,
+}
+"""Of every process of a job, unless the user has set it."""
 
 
 def connect(num_cpus: int | None = None) -> None:
@@ -40,10 +45,8 @@ def connect(num_cpus: int | None = None) -> None:
     for name in ("ray", "ray.data", "ray.train"):
         logging.getLogger(name).setLevel(logging.ERROR)
     submitted = may_grow()
-    runtime_env = None
-    if CHECKSUMS not in os.environ:
-        os.environ[CHECKSUMS] = "when_required"
-        runtime_env = {"env_vars": {CHECKSUMS: "when_required"}} if submitted else None  # else workers inherit it
+    ours = {name: value for name, value in WORKERS_ENVIRONMENT.items() if name not in os.environ}
+    os.environ.update(ours)
     if not submitted:
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # one process less; nobody takes this node
     on_sigterm = signal.getsignal(signal.SIGTERM)
@@ -53,7 +56,7 @@ def connect(num_cpus: int | None = None) -> None:
         include_dashboard=None if submitted else False,
         logging_level=logging.ERROR,
         log_to_driver=False,
-        runtime_env=runtime_env,
+        runtime_env={"env_vars": ours} if submitted and ours else None,  # processes started here inherit it
     )
     signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own prints a stack and aborts
     context = ray.data.DataContext.get_current()
