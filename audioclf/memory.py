@@ -1,4 +1,7 @@
-"""How much memory (and how many CPUs) a process may use, and whether a set's pictures fit into it. Plain Python."""
+"""How much memory (and how many CPUs) a process may use, whether a set's pictures fit into it, and how it is reused.
+
+Plain Python.
+"""
 
 import os
 from collections.abc import Iterable, Iterator

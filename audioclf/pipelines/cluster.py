@@ -30,7 +30,7 @@ WORKERS_ENVIRONMENT = {
     "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",
     "GLIBC_TUNABLES": memory.REUSED,
 }
-"""Of every process of a job, unless the user has set it."""
+"""Of every process that a job starts, unless the user has set it; the driver itself began without."""
 
 
 def connect(num_cpus: int | None = None) -> None:

@@ -12,6 +12,7 @@ from audioclf.memory import REUSED
 AGAIN_AND_AGAIN = """
 import ctypes, resource, threading
 libc = ctypes.CDLL("libc.so.6")
+libc.prctl(41, 1, 0, 0, 0)  # PR_SET_THP_DISABLE: where large pages are the rule, faults would be few in any case
 libc.malloc.restype, libc.malloc.argtypes, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_size_t], [ctypes.c_void_p]
 def fill(times):
     for _ in range(times):
