@@ -82,8 +82,8 @@ def _slices(count: int, size: int) -> Iterator[slice]:
 
 def _patches(log_mel: np.ndarray, rows: np.ndarray, starts: np.ndarray, frames: int) -> np.ndarray:
     """[B, M, frames] float32; frames beyond a segment too short for a patch repeat its last one."""
-    if frames == log_mel.shape[2]:
-        return log_mel[rows].astype(np.float32, copy=False)
+    if frames == log_mel.shape[2]:  # one patch of each segment
+        return log_mel[rows[0] : rows[-1] + 1].astype(np.float32, copy=False)
     times = np.minimum(starts[:, None] + np.arange(frames), log_mel.shape[2] - 1)
     bands = np.arange(log_mel.shape[1])
     return log_mel[rows[:, None, None], bands[None, :, None], times[:, None, :]].astype(np.float32, copy=False)

@@ -214,7 +214,9 @@ def _windows_and_bands(spec: FrontEnd) -> tuple[np.ndarray, np.ndarray, Bands]:
 def _prepared(samples: np.ndarray, spec: FrontEnd, n_frames: int) -> tuple[np.ndarray, int]:
     """The samples after pre-emphasis and reflection, and where in them frame 0 begins: before them, where negative."""
     if spec.pre_emphasis:
-        samples = samples[1:] - spec.pre_emphasis * samples[:-1]
+        emphasised = -spec.pre_emphasis * samples[:-1]
+        emphasised += samples[1:]
+        samples = emphasised
     # A centred window lies amid n_fft samples; where the transform finds it there only turns phases.
     before = spec.n_fft // 2 - (spec.n_fft - spec.win_length) // 2 if spec.center else 0
     if not spec.center or spec.pad_mode == "constant" or not len(samples):
@@ -279,5 +281,6 @@ def _compressed(mel: np.ndarray, spec: FrontEnd) -> np.ndarray:
     if spec.n_mfcc:
         mel = np.asarray(scipy.fft.dct(mel, axis=0, norm="ortho"))[: spec.n_mfcc]
     if (spec.mean, spec.std) != (0, 1):
-        mel = (mel - spec.mean) / spec.std
+        mel -= spec.mean
+        mel /= spec.std
     return mel

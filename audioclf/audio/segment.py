@@ -118,7 +118,10 @@ def segments(recording: Recording, grid: Grid, first: int = 0, stop: int | None 
             raise EmptyClipError(recording.name, "decode", f"{total} samples at {rate} Hz are too few")
         if n_segments is not None and index >= n_segments:
             return
-        own = ahead[a - from_frame : b - from_frame]
+        own, near = ahead[a - from_frame : b - from_frame], ahead[: b + halo - from_frame]
+        # What lies beyond its ends must not spoil this segment: a neighbour's NaN would.
+        if not all(_peak(beyond) < ABSURD_PEAK for beyond in (near[: a - from_frame], near[b - from_frame :])):
+            near = np.where(np.abs(near) < ABSURD_PEAK, near, np.float32(0))
         peak = _peak(own)
         finite = peak < ABSURD_PEAK  # false for NaN too
         flags = []
@@ -131,7 +134,7 @@ def segments(recording: Recording, grid: Grid, first: int = 0, stop: int | None 
         yield Segment(
             index=index,
             start_s=begin / target,
-            samples=_resample(ahead[: b + halo - from_frame], begin, from_frame, rate, grid) if finite else own,
+            samples=_resample(near, begin, from_frame, rate, grid) if finite else own,
             source_s=min(len(own), -(-grid.hop * rate // target)) / rate
             if n_segments != index + 1
             else len(own) / rate,
@@ -165,9 +168,6 @@ def _aligned(frame: int, rate: int, target: int) -> int:
 def _resample(frames: np.ndarray, begin: int, from_frame: int, rate: int, grid: Grid) -> np.ndarray:
     """[≤ grid.length] samples from `begin` on, of frames that start at `from_frame`."""
     if rate != grid.sample_rate:
-        # What lies in the halo must not spoil this segment: a neighbour's NaN would.
-        if not _peak(frames) < ABSURD_PEAK:
-            frames = np.where(np.abs(frames) < ABSURD_PEAK, frames, np.float32(0))
         frames = soxr.resample(frames, rate, grid.sample_rate, quality="HQ")
     offset = begin - from_frame * grid.sample_rate // rate
     return frames[offset : offset + grid.length]
