@@ -25,6 +25,8 @@ class TorchClassifier:
         batch = torch.from_numpy(np.ascontiguousarray(log_mel))
         if self._device.type == "cuda":
             batch = batch.pin_memory().to(self._device, non_blocking=True)
-        embeddings = self._network.embed(batch)
-        logits = self._network.classify(embeddings)
+        # By PyTorch's default a GPU convolves in TF32, whose probabilities differ from a CPU's by up to 1e-3.
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            embeddings = self._network.embed(batch)
+            logits = self._network.classify(embeddings)
         return Outputs(logits.cpu().numpy(), embeddings.cpu().numpy())

@@ -179,6 +179,18 @@ def test_batch_size_and_neighbours_do_not_matter(batch_size: int) -> None:
         np.testing.assert_allclose(values, np.concatenate(of_each), atol=1e-5)
 
 
+def test_a_gpu_would_convolve_in_full_precision() -> None:
+    data = examples(2)
+    network = network_for(data).eval()
+    seen: list[bool] = []
+    network.get_submodule("conv1").register_forward_hook(lambda *_: seen.append(torch.backends.cudnn.allow_tf32))
+    before = torch.backends.cudnn.allow_tf32
+    inference.predict(TorchClassifier(network), data.log_mel, data.valid_frames, False, 8)
+    assert seen
+    assert not any(seen)
+    assert torch.backends.cudnn.allow_tf32 == before
+
+
 # --- checkpoints
 
 
