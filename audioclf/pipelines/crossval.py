@@ -94,7 +94,13 @@ def run(config: CrossvalConfig) -> str:
 
 def _policy_binding(config: CrossvalConfig, chosen: Policy | None) -> Any:
     if config.policy == LEARN:
-        return {"learned": {"epochs": _policy_epochs(config), "repetitions": config.policy_repetitions}}
+        return {
+            "learned": {
+                "epochs": _policy_epochs(config),
+                "repetitions": config.policy_repetitions,
+                "validation_folds": config.policy_validation_folds,
+            }
+        }
     return chosen.to_dict() if chosen else None
 
 
@@ -111,7 +117,9 @@ def _learn(
 ) -> dict[int | None, Policy]:
     """A policy for each test fold, learned from the other folds; written to policies/."""
     how = replace(how, epochs=_policy_epochs(config))
-    learning = learn_policy.plan(shard_uris, how, folds, config.policy_repetitions, seed=0)
+    learning = learn_policy.plan(
+        shard_uris, how, folds, config.policy_repetitions, seed=0, validation_folds=config.policy_validation_folds
+    )
     learned = learn_policy.learn(learning, directory.at(rundir.POLICIES))
     for fold, found in learned.items():
         stem = directory.at(rundir.POLICIES, f"fold-{fold}")

@@ -42,7 +42,7 @@ def run(config: PolicyConfig) -> str:
     stem = output.removesuffix(".yaml").removesuffix(".yml")
     if stem == output:
         raise ConfigError(f"--output {config.output}: a policy file's name ends in .yaml")
-    learning = plan(shard_uris, how, (config.test_fold,), config.repetitions, config.seed)
+    learning = plan(shard_uris, how, (config.test_fold,), config.repetitions, config.seed, config.validation_folds)
     directory = RunDirectory(f"{stem}.learned")
     if config.dry_run:
         directory.require("policy", learning.binding())
@@ -91,6 +91,7 @@ class Learning:
         how: each network is trained.
         test_folds: to learn a policy for, each from the other folds alone.
         seed: of the trainings.
+        validation_folds: of each test fold; None: all others.
         designs: one for each repetition.
         trainings: that the policies of all test folds need, each once.
     """
@@ -99,6 +100,7 @@ class Learning:
     how: Training
     test_folds: tuple[int, ...]
     seed: int
+    validation_folds: int | None
     designs: tuple[Design, ...]
     trainings: tuple[PolicyTraining, ...]
 
@@ -109,12 +111,18 @@ class Learning:
             **asdict(self.how),
             "test_folds": list(self.test_folds),
             "repetitions": len(self.designs),
+            "validation_folds": self.validation_folds,
             "seed": self.seed,
         }
 
 
 def plan(
-    shard_uris: tuple[str, ...], how: Training, test_folds: tuple[int, ...], repetitions: int, seed: int
+    shard_uris: tuple[str, ...],
+    how: Training,
+    test_folds: tuple[int, ...],
+    repetitions: int,
+    seed: int,
+    validation_folds: int | None = None,
 ) -> Learning:
     """Lay out the trainings.
 
@@ -133,11 +141,20 @@ def plan(
     trainings = tuple(
         PolicyTraining(pair, tuple(fold for fold in pair if {*pair} - {fold} <= {*test_folds}), repetition, run)
         for repetition, design in enumerate(designs)
-        for pair in itertools.combinations(folds, 2)
+        for pair in _pairs(folds, validation_folds)
         if {*pair} & {*test_folds}
         for run in range(len(design.policies))
     )
-    return Learning(shard_uris, how, test_folds, seed, designs, trainings)
+    return Learning(shard_uris, how, test_folds, seed, validation_folds, designs, trainings)
+
+
+def _pairs(folds: Sequence[int], validation_folds: int | None) -> list[tuple[int, int]]:
+    """Pairs of folds, of which each has as many others; where not all: its neighbours to both sides, in a circle."""
+    n = len(folds)
+    if validation_folds is None or validation_folds >= n - 1:
+        return list(itertools.combinations(folds, 2))
+    steps = range(1, validation_folds // 2 + 1)
+    return sorted((min(pair), max(pair)) for i in range(n) for pair in ((folds[i], folds[(i + d) % n]) for d in steps))
 
 
 def learn(learning: Learning, directory: str) -> dict[int, LearnedPolicy]:

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from audioclf import checkpoint, policy, shards
-from audioclf.config import CrossvalConfig, ExtractConfig, ManifestConfig, PolicyConfig, TrainConfig
+from audioclf.config import CrossvalConfig, ExtractConfig, ManifestConfig, PolicyConfig, TrainConfig, Training
 from audioclf.errors import ConfigError
 from audioclf.pipelines import crossval, extract, manifest, train
 from audioclf.pipelines import policy as learn_policy
@@ -93,6 +93,34 @@ def test_a_policy_is_learned_on_from_where_it_stopped(copies: str, tmp_path: Pat
     assert (tmp_path / "p.csv").read_bytes() == first
     policy.read(str(tmp_path / "p.yaml"))
     assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("n_folds", [3, 4, 5, 10])
+@pytest.mark.parametrize("n_validation", [None, 2, 4])
+def test_each_fold_is_validated_on_as_many_others(
+    n_folds: int, n_validation: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folds = range(1, n_folds + 1)
+    rows = {
+        "labels": [["dog"], ["rain"], *[["dog"]] * (n_folds - 2)],
+        "fold": [*folds],
+        "transform_set": ["gain"] * n_folds,
+    }
+    monkeypatch.setattr(shards, "read_columns", lambda *_: pa.table(rows))
+    learning = learn_policy.plan(("run",), Training(), tuple(folds), 1, 0, n_validation)
+    n_runs = len(learning.designs[0].policies)
+    expected = min(n_validation or n_folds - 1, n_folds - 1)
+    for fold in folds:
+        others = [{*one.without} - {fold} for one in learning.trainings if fold in one.without]
+        assert len(others) == expected * n_runs
+        assert len(set.union(*others)) == expected
+    assert len({one.name for one in learning.trainings}) == len(learning.trainings) == n_folds * expected // 2 * n_runs
+
+
+@pytest.mark.parametrize("n", [0, 1, 3])
+def test_an_odd_number_of_validation_folds_is_refused(n: int) -> None:
+    with pytest.raises(ConfigError, match=f"--validation-folds {n}: even"):
+        PolicyConfig(shards=("run",), test_fold=1, output="p.yaml", validation_folds=n)
 
 
 @pytest.mark.heavy
