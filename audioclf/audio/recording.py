@@ -92,7 +92,10 @@ class _LibSndFile:
             self._sound = soundfile.SoundFile(file)
         except soundfile.LibsndfileError as error:
             self._raise_what_the_store_said()
+            n_bytes = file.seek(0, io.SEEK_END)
             file.close()
+            if n_bytes == 0:
+                raise EmptyClipError(name, "decode", "the file is empty: 0 bytes") from error
             raise DecodeError(name, "decode", _reason(error)) from error
         self.sample_rate, self.channels, self.frames = (
             self._sound.samplerate, self._sound.channels, self._sound.frames,

@@ -67,9 +67,7 @@ def test_a_part_of_a_file_is_cut_in_seconds() -> None:
         whole(data, start_s=2.0)
 
 
-@pytest.mark.parametrize(
-    "content", [b"", b"RIFF", b"RIFF\0\0\0\0WAVEfmt ", b"not a sound at all, but some text\n" * 10]
-)
+@pytest.mark.parametrize("content", [b"RIFF", b"RIFF\0\0\0\0WAVEfmt ", b"not a sound at all, but some text\n" * 10])
 def test_what_is_no_audio_is_a_decode_error_that_names_the_clip(content: bytes) -> None:
     with pytest.raises(DecodeError, match=r"^clips/x\.wav: decode: "):
         Recording(io.BytesIO(content), "clips/x.wav")
@@ -79,6 +77,11 @@ def test_what_is_no_audio_is_a_decode_error_that_names_the_clip(content: bytes) 
 def test_no_samples_make_an_empty_clip(kind: tuple[str, str]) -> None:
     with pytest.raises(EmptyClipError):
         Recording(io.BytesIO(encoded(np.zeros(0), kind=kind)), "x").read(0, 1)
+
+
+def test_a_file_of_no_bytes_is_said_to_be_empty() -> None:
+    with pytest.raises(EmptyClipError, match=r"^x\.wav: decode: the file is empty: 0 bytes$"):
+        Recording(io.BytesIO(b""), "x.wav")
 
 
 def test_a_header_that_promises_too_much_allocates_nothing_and_shows() -> None:
