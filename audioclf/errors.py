@@ -72,7 +72,7 @@ class DecodeError(ClipError):
 
 
 class EmptyClipError(ClipError):
-    """The file is valid and has no samples."""
+    """The file has no samples: a valid one, or one of no bytes."""
 
 
 class CrashedClipError(ClipError):

@@ -118,10 +118,8 @@ def segments(recording: Recording, grid: Grid, first: int = 0, stop: int | None 
             raise EmptyClipError(recording.name, "decode", f"{total} samples at {rate} Hz are too few")
         if n_segments is not None and index >= n_segments:
             return
-        own, near = ahead[a - from_frame : b - from_frame], ahead[: b + halo - from_frame]
-        # What lies beyond its ends must not spoil this segment: a neighbour's NaN would.
-        if not all(_peak(beyond) < ABSURD_PEAK for beyond in (near[: a - from_frame], near[b - from_frame :])):
-            near = np.where(np.abs(near) < ABSURD_PEAK, near, np.float32(0))
+        inside = slice(a - from_frame, b - from_frame)
+        own, near = ahead[inside], ahead[: b + halo - from_frame]
         peak = _peak(own)
         finite = peak < ABSURD_PEAK  # false for NaN too
         flags = []
@@ -134,7 +132,7 @@ def segments(recording: Recording, grid: Grid, first: int = 0, stop: int | None 
         yield Segment(
             index=index,
             start_s=begin / target,
-            samples=_resample(near, begin, from_frame, rate, grid) if finite else own,
+            samples=_resample(_sound_beyond(near, inside), begin, from_frame, rate, grid) if finite else own,
             source_s=min(len(own), -(-grid.hop * rate // target)) / rate
             if n_segments != index + 1
             else len(own) / rate,
@@ -157,6 +155,13 @@ def cut(samples: np.ndarray, length: int) -> np.ndarray:
 def _peak(samples: np.ndarray) -> float:
     """The largest magnitude; NaN if a sample is."""
     return float(np.maximum(samples.max(initial=0), -samples.min(initial=0)))
+
+
+def _sound_beyond(frames: np.ndarray, inside: slice) -> np.ndarray:
+    """Frames that are numbers inside, with 0 for what is none beyond: a neighbour's NaN must not spoil a segment."""
+    if all(_peak(beyond) < ABSURD_PEAK for beyond in (frames[: inside.start], frames[inside.stop :])):
+        return frames
+    return np.where(np.abs(frames) < ABSURD_PEAK, frames, np.float32(0))
 
 
 def _aligned(frame: int, rate: int, target: int) -> int:

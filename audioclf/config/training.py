@@ -169,8 +169,8 @@ class CrossvalConfig(Training):
     """How often these trainings are repeated with other random numbers; an even number keeps the effect of two sets
     together out of the effect of each."""
     policy_validation_folds: int | None = None
-    """Folds that each fold's policy is validated on, an even number; default: all others, which with ten folds takes
-    nearly five times as many trainings as 2."""
+    """Folds that each fold's policy is validated on, an even number: fewer folds, fewer trainings;
+    default: all others."""
     baseline: str | None = None
     """Crossval run directory over the same clips to compare with, clip by clip."""
     seeds: int = 1

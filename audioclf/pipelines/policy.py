@@ -122,7 +122,7 @@ def plan(
     test_folds: tuple[int, ...],
     repetitions: int,
     seed: int,
-    validation_folds: int | None = None,
+    validation_folds: int | None,
 ) -> Learning:
     """Lay out the trainings.
 
@@ -153,8 +153,8 @@ def _pairs(folds: Sequence[int], validation_folds: int | None) -> list[tuple[int
     n = len(folds)
     if validation_folds is None or validation_folds >= n - 1:
         return list(itertools.combinations(folds, 2))
-    steps = range(1, validation_folds // 2 + 1)
-    return sorted((min(pair), max(pair)) for i in range(n) for pair in ((folds[i], folds[(i + d) % n]) for d in steps))
+    pairs = [(folds[i], folds[(i + step) % n]) for step in range(1, validation_folds // 2 + 1) for i in range(n)]
+    return sorted((min(pair), max(pair)) for pair in pairs)
 
 
 def learn(learning: Learning, directory: str) -> dict[int, LearnedPolicy]:
