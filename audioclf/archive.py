@@ -16,6 +16,11 @@ from audioclf.storage import FileInfo
 
 MANIFEST_SUFFIX = ".parquet"
 
+CLOCKS_DIFFER_S = 86_400.0
+"""At most, of a recorder and this machine. A file modified later than that in the future has kept the time of a clock
+that was set wrong: it says nothing of whether the recorder is still writing, and must not wait until its day comes.
+"""
+
 _TIME = schema.MANIFEST.field("recorded_at").type
 
 _LISTED = pa.schema([("clip_id", pa.string()), ("path", pa.string()), ("uri", pa.string()), ("size_bytes", pa.int64()),
@@ -44,17 +49,25 @@ class Due:
 
     Attributes:
         table: rows of a manifest.
+        tried: [N] bool, which of them were dealt with before, and rejected.
         too_young: recordings left for next time.
+        from_the_future: recordings whose time of modification is still to come, by more than clocks differ.
         undated: recordings whose name tells no time, or none that exists, though one was expected.
     """
 
     table: pa.Table
+    tried: np.ndarray
     too_young: int
+    from_the_future: int
     undated: int
 
 
-def find(input_: str) -> Archive:
+def find(input_: str, may_be_empty: bool = False) -> Archive:
     """The recordings of a manifest, or below a folder or prefix.
+
+    Args:
+        input_: as typed.
+        may_be_empty: whether no recording below a folder or prefix is an outcome like others.
 
     Raises:
         ConfigError: no such thing.
@@ -64,7 +77,7 @@ def find(input_: str) -> Archive:
         return Archive(manifest.read(uri).table, is_manifest=True)
     heartbeat, done = Heartbeat("tag", "recordings"), 0
     tables = [_LISTED.empty_table()]
-    for batch in batches(layouts.list_audio(uri).files):
+    for batch in batches(layouts.list_audio(uri, may_be_empty).files):
         tables.append(_listed(batch))
         heartbeat.show(done := done + len(batch))
     return Archive(pa.concat_tables(tables), is_manifest=False)
@@ -101,19 +114,22 @@ def due(
             "--min-age-s and --time-regex need a folder or prefix as --input: a manifest has no times of modification, "
             "and those of recording were found when it was made"
         )
-    chosen = known.due(archive.table, retry_rejected)
-    young = np.zeros(len(chosen), bool)
+    new, tried = known.due(archive.table, retry_rejected)
+    chosen = new | tried
+    young = future = np.zeros(len(chosen), bool)
     if min_age_s:
-        young = archive.table["modified_s"].to_numpy() > time.time() - min_age_s
+        age_s = time.time() - archive.table["modified_s"].to_numpy()
+        future = age_s < -CLOCKS_DIFFER_S
+        young = (age_s < min_age_s) & ~future
     rows = np.flatnonzero(chosen & ~young)[:limit]
     table = archive.table.take(pa.array(rows))
     if archive.is_manifest:
-        return Due(table, 0, 0)
+        return Due(table, tried[rows], 0, 0, 0)
     columns = {name: table[name] for name in ("clip_id", "uri", "size_bytes", "etag")}
     if times:
         columns["recorded_at"] = pa.array([_recorded_at(path.as_py(), times) for path in table["path"]], _TIME)
     undated = columns["recorded_at"].null_count if times else 0
-    return Due(manifest.of_columns(columns), int((chosen & young).sum()), undated)
+    return Due(manifest.of_columns(columns), tried[rows], int((chosen & young).sum()), int(future[rows].sum()), undated)
 
 
 def _recorded_at(path: str, times: RecordingTime) -> datetime | None:

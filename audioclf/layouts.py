@@ -24,15 +24,19 @@ Row = tuple[int, dict[str, str]]
 """Of a metadata file: its line, and its values by column."""
 
 
-def list_audio(root_uri: str) -> Listing:
+def list_audio(root_uri: str, may_be_empty: bool = False) -> Listing:
     """All audio files below a folder or prefix, sorted by path.
+
+    Args:
+        root_uri: where to look.
+        may_be_empty: whether to find none is an outcome like others.
 
     Raises:
         ConfigError: no such place, or nothing in it that looks like audio.
     """
     skipped: Counter[str] = Counter()
     files = FileTable(_audio_files(root_uri, skipped))
-    if not len(files):
+    if not len(files) and not may_be_empty:
         found = f"; it holds {skipped.total()} other files" if skipped else ""
         raise ConfigError(
             f"{storage.display(root_uri)}: no audio file below it{found}. "

@@ -51,20 +51,25 @@ class Ledger:
     runs: frozenset[str]
     stored: bool
 
-    def due(self, found: pa.Table, retry_rejected: bool = False) -> np.ndarray:
-        """[N] whether each recording is new, has another size or etag than when it was dealt with, or is to be retried.
+    def due(self, found: pa.Table, retry_rejected: bool = False) -> tuple[np.ndarray, np.ndarray]:
+        """Which recordings are to be dealt with: two [N] bool.
 
         Args:
             found: with the columns clip_id, size_bytes and etag.
             retry_rejected: all that were rejected, wholly or partly, and not only what may have passed since.
+
+        Returns:
+            Those that are new, or have another size or etag than when they were dealt with; those that were rejected
+            as they are, and are to be retried.
         """
         row = self._unchanged(found)
         again = self.table["retry"].to_numpy()
         if retry_rejected:
             again = again | (self.table["status"].to_numpy() != "ok")
-        due = row < 0
-        due[~due] = again[row[~due]]
-        return due
+        new = row < 0
+        retried = np.zeros(len(row), bool)
+        retried[~new] = again[row[~new]]
+        return new, retried
 
     def listing(self, found: pa.Table) -> "Ledger":
         """The same with `listed` as a listing of the whole input says; what is gone or has changed stays known."""

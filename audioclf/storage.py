@@ -35,6 +35,9 @@ WRITE_BLOCK_BYTES = 1 << 20
 UNFINISHED = ".tmp"
 """What the hidden name of a local file ends in while it is written."""
 
+LOST_AND_FOUND = "lost+found"
+"""At the top of many file systems, the administrator's and no recorder's."""
+
 
 @dataclass(frozen=True)
 class FileInfo:
@@ -114,20 +117,36 @@ def list_files(root_uri: str) -> Iterator[FileInfo]:
         raise StorageError(f"{error.filename}: {error.strerror}") from error
 
 
-def _walk(folder: str) -> Iterator[tuple[str, os.stat_result]]:
-    """Files below a folder. Links are followed, but for those to a folder they lie in: a circle."""
-    folders = [folder]
+def _walk(root: str) -> Iterator[tuple[str, os.stat_result]]:
+    """Files below a folder. Links are followed, but for those to a folder they lie in: a circle.
+
+    What goes away meanwhile is left out: a recorder may just have renamed its `x.part` to `x.wav`.
+    """
+    folders = [root]
     while folders:
         folder = folders.pop()
-        with os.scandir(folder) as entries:
+        try:
+            entries = os.scandir(folder)
+        except FileNotFoundError:
+            if folder == root:
+                raise
+            continue
+        with entries:
             for entry in entries:
-                if entry.name.startswith("."):
+                if entry.name.startswith(".") or entry.name == LOST_AND_FOUND:
                     continue
                 if entry.is_dir():
                     if not (entry.is_symlink() and _lies_in(folder, entry.path)):
                         folders.append(entry.path)
-                elif entry.is_file():
-                    yield entry.path, entry.stat()
+                elif entry.is_file() and (stat := _stat(entry)):
+                    yield entry.path, stat
+
+
+def _stat(entry: os.DirEntry[str]) -> os.stat_result | None:
+    try:
+        return entry.stat()
+    except FileNotFoundError:
+        return None
 
 
 def _lies_in(folder: str, other: str) -> bool:

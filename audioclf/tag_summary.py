@@ -4,6 +4,7 @@ from collections import Counter
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from audioclf import read_ahead, schema, shards, storage
@@ -12,31 +13,37 @@ from audioclf.rundir import RunDirectory
 from audioclf.tag_results import RECORDINGS
 
 
-def count(run: RunDirectory, planned: int, max_reject_fraction: float) -> dict[str, Any]:
+def count(run: RunDirectory, planned: int, tried: pa.ChunkedArray, max_reject_fraction: float) -> dict[str, Any]:
     """The summary of a run that has done all it planned.
 
     Args:
         run: its directory, closed.
         planned: recordings.
-        max_reject_fraction: of them, that may be rejected, wholly or partly.
+        tried: the clip_id of those among them that were rejected before. Where they are rejected again, that has been
+            told: they don't count, or one file that nobody may read would make every quiet night a failure.
+        max_reject_fraction: of the others, that may be rejected, wholly or partly.
 
     Raises:
         ConservationError: a recording is missing, or there twice.
     """
-    recordings = shards.read_table(run.at(RECORDINGS), ["clip_id"])
+    recordings = shards.read_table(run.at(RECORDINGS), ["clip_id", "status"])
     n_different = len(recordings["clip_id"].unique())
     if not len(recordings) == n_different == planned:
         raise ConservationError(
             f"{run}: {planned:,} recordings planned, {len(recordings):,} accounted for, {n_different:,} different; "
             "run the same command again"
         )
+    not_ok = recordings.filter(pc.field("status") != "ok")
+    again = not_ok.filter(pc.field("clip_id").isin(tried.combine_chunks()))
+    too_many = len(not_ok) - len(again) > max_reject_fraction * (planned - len(again))
     counted = total(run)
-    of_status = counted["recordings"]
-    too_many = of_status["rejected"] + of_status["partial"] > max_reject_fraction * planned
     return {
         "job": "tag",
         "status": "too_many_rejects" if too_many else "ok",
-        "total": {**counted, "recordings": {"planned": planned, **of_status}},
+        "total": {
+            **counted,
+            "recordings": {"planned": planned, **counted["recordings"], "rejected_again": len(again)},
+        },
         "max_reject_fraction": max_reject_fraction,
     }
 

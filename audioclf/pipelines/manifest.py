@@ -8,8 +8,9 @@ from typing import assert_never
 import numpy as np
 import pyarrow as pa
 import ray
+from ray.exceptions import OutOfMemoryError, RayError, WorkerCrashedError
 
-from audioclf import audioset, folds, layouts, manifest, storage
+from audioclf import audioset, folds, isolation, layouts, manifest, storage
 from audioclf.audio import recording
 from audioclf.audio.recording import AudioInfo
 from audioclf.config import ManifestConfig
@@ -131,28 +132,46 @@ def probe_all(uris: list[str]) -> list[AudioInfo | None]:
 def _probe_chunks(uris: pa.Array | pa.ChunkedArray) -> Iterator[tuple[int, list[AudioInfo | None]]]:
     """Headers of so many files, and the row of the first of them, as they come in."""
     cluster.connect()
-    probe_chunk = ray.remote(num_cpus=0.5)(_probe_chunk)
+    probe_chunk = ray.remote(num_cpus=0.5, max_retries=1)(_probe_chunk)
     starts = iter(range(0, len(uris), PROBE_CHUNK))
     in_flight: dict[ray.ObjectRef, int] = {}
+
+    def send(start: int, careful: bool) -> None:
+        in_flight[probe_chunk.remote(uris.slice(start, PROBE_CHUNK).to_pylist(), careful)] = start
+
     while True:
         ahead = PROBES_AHEAD * max(1, cluster.cpus())
         for start in itertools.islice(starts, max(0, ahead - len(in_flight))):
-            in_flight[probe_chunk.remote(uris.slice(start, PROBE_CHUNK).to_pylist())] = start
+            send(start, careful=False)
         if not in_flight:
             return
         (done,), _ = ray.wait(list(in_flight), num_returns=1)
-        yield in_flight.pop(done), ray.get(done)
-
-
-def _probe_chunk(uris: list[str]) -> list[AudioInfo | None]:
-    infos: list[AudioInfo | None] = []
-    for uri in uris:
+        start = in_flight.pop(done)
         try:
-            with storage.open_ranged(uri) as file:
-                infos.append(recording.probe(file, storage.display(uri)))
-        except ClipError:  # extract rejects it with its reason
-            infos.append(None)
+            infos = ray.get(done)
+        except (WorkerCrashedError, OutOfMemoryError):  # one of its files may be to blame
+            send(start, careful=True)
+            continue
+        except RayError as error:
+            raise cluster.own_error(error) from error
+        yield start, infos
+
+
+def _probe_chunk(uris: list[str], careful: bool) -> list[AudioInfo | None]:
+    """The headers of some files; None for one that can't be read, or with care, that kills the process reading it."""
+    infos: list[AudioInfo | None] = []
+    with isolation.Trials(_probe) as trials:
+        for uri in uris:
+            try:
+                infos.append(_probe(uri) if not careful or trials.survives(uri) else None)
+            except ClipError:  # extract rejects it with its reason
+                infos.append(None)
     return infos
+
+
+def _probe(uri: str) -> AudioInfo:
+    with storage.open_ranged(uri) as file:
+        return recording.probe(file, storage.display(uri))
 
 
 def _report(clips: pa.Table, skipped: dict[str, int]) -> None:

@@ -63,12 +63,20 @@ def run(config: TagConfig) -> str:
     if config.dry_run:
         output.require("tag", binding)
         closed = [one.name for one in tag_results.runs_of(output) if one.is_closed()]
-        _due(config, settings, archive.find(config.input), ledger.read(output, closed))
+        _due(config, settings, _find(config, output), ledger.read(output, closed))
         return "ok"
     with run_lock.hold(output.at(LOCK), "tag") as lock:
-        found = archive.find(config.input)
+        found = _find(config, output)
         output.bind("tag", binding, {"checkpoint": config.checkpoint})
         return _tag(config, settings, loaded, found, output, lock, began)
+
+
+def _find(config: TagConfig, output: RunDirectory) -> Archive:
+    """The archive; one that has been tagged before may have been emptied since."""
+    found = archive.find(config.input, may_be_empty=storage.exists(output.at(*ledger.SNAPSHOT)))
+    if not len(found):
+        log.warning("tag: %s is empty: the recordings that were in it are gone, or its disk is not there", config.input)
+    return found
 
 
 def _tag(
@@ -118,6 +126,12 @@ def _due(config: TagConfig, settings: TagSettings, found: Archive, known: Ledger
         f"{len(found):,}", f"{len(due.table):,}", f" (--limit {config.limit})" if config.limit else "",
         f"{due.too_young:,}", settings.describe(),
     )  # fmt: skip
+    if due.from_the_future:
+        log.warning(
+            "tag: %s recordings were modified in the future, by their files' times: --min-age-s can't hold for them; "
+            "set the clock of what writes them",
+            f"{due.from_the_future:,}",
+        )
     if due.undated:
         log.warning("tag: the names of %s recordings do not match --time-regex: no recorded_at", f"{due.undated:,}")
     return due
@@ -230,7 +244,8 @@ def _stages(config: TagConfig, plan: TagPlan, n_inference: int, n_units: int) ->
 
 def _sum_up(config: TagConfig, settings: TagSettings, directory: RunDirectory, due: Due, progress: Progress) -> str:
     """Write the run's summary and tell it."""
-    summary = tag_summary.count(directory, len(due.table), config.max_reject_fraction)
+    tried = due.table["clip_id"].filter(pa.array(due.tried))
+    summary = tag_summary.count(directory, len(due.table), tried, config.max_reject_fraction)
     summary["settings"] = settings.to_dict()
     summary["this_run"] = progress.summary()
     directory.finish(summary)

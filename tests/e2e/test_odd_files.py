@@ -3,7 +3,7 @@
 import csv
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +17,14 @@ from .conftest import Jobs
 RATE = 16_000
 
 
-def extract(jobs: Jobs, folder: Path, tmp_path: Path, *flags: str) -> tuple[Path, str]:
+def extract(
+    jobs: Jobs, folder: Path, tmp_path: Path, *flags: str, manifest_flags: Sequence[str] = ()
+) -> tuple[Path, str]:
     """The run directory of a folder's files, and what the manifest job said."""
     manifest, run = tmp_path / "m.parquet", tmp_path / "run"
-    said = jobs.succeed("manifest", "--input", str(folder), "--output", str(manifest), "--layout", "flat")
+    said = jobs.succeed(
+        "manifest", "--input", str(folder), "--output", str(manifest), "--layout", "flat", *manifest_flags
+    )
     jobs.succeed("extract", "--manifest", str(manifest), "--output", str(run), "--max-reject-fraction", "1", *flags)
     return run, said
 
@@ -114,24 +118,33 @@ def test_odd_files_and_odd_names_each_have_their_outcome(jobs: Jobs, tmp_path: P
     assert all(picture == same[0] for picture in same)
 
 
-def test_a_file_that_kills_its_decoder_is_rejected_and_its_neighbours_are_not(jobs: Jobs, tmp_path: Path) -> None:
-    """A decoder with a fault, made by a start-up file of Python: it dies over seven channels."""
+def test_files_that_kill_their_decoder_are_rejected_and_their_neighbours_are_not(jobs: Jobs, tmp_path: Path) -> None:
+    """A decoder with faults, made by a start-up file of Python: seven channels kill it, and five in the header."""
     rng = np.random.default_rng(0)
+    channels = {10: 7, 12: 5}
     for i in range(24):
-        channels = 7 if i == 10 else 1
-        write(tmp_path / "in" / f"{i:02d}.flac", rng.normal(scale=0.1, size=(RATE, channels)), "FLAC")
+        sound = rng.normal(scale=0.1, size=(RATE, channels.get(i, 1)))
+        write(tmp_path / "in" / f"{i:02d}.flac", sound, "FLAC")
     (tmp_path / "fault").mkdir()
     (tmp_path / "fault" / "sitecustomize.py").write_text(
         "import os, soundfile\n"
-        "read = soundfile.SoundFile.read\n"
-        "def read_or_die(self, *args, **kwargs):\n"
-        "    if self.channels == 7:\n"
+        "init, read = soundfile.SoundFile.__init__, soundfile.SoundFile.read\n"
+        "def die_if(broken):\n"
+        "    if broken:\n"
         "        os.kill(os.getpid(), 11)\n"
+        "def init_or_die(self, *args, **kwargs):\n"
+        "    init(self, *args, **kwargs)\n"
+        "    die_if(self.channels == 5)\n"
+        "def read_or_die(self, *args, **kwargs):\n"
+        "    die_if(self.channels == 7)\n"
         "    return read(self, *args, **kwargs)\n"
-        "soundfile.SoundFile.read = read_or_die\n"
+        "soundfile.SoundFile.__init__, soundfile.SoundFile.read = init_or_die, read_or_die\n"
     )
     jobs.environment = {"PYTHONPATH": str(tmp_path / "fault")}
-    run, _ = extract(jobs, tmp_path / "in", tmp_path, "--segment-s", "1", "--unit-segments", "8")
+    run, said = extract(jobs, tmp_path / "in", tmp_path, "--unit-segments", "8", manifest_flags=["--probe"])
+    assert "probed 24 files, 1 of them unreadable" in said
     rejected = rows(run, "rejects")
-    assert {name: row["error"] for name, (row,) in rejected.items()} == {"10.flac": "CrashedClipError"}
-    assert set(rows(run, "data")) == {f"{i:02d}.flac" for i in range(24)} - {"10.flac"}
+    assert {name: row["error"] for name, (row,) in rejected.items()} == {
+        "10.flac": "CrashedClipError", "12.flac": "CrashedClipError"
+    }  # fmt: skip
+    assert set(rows(run, "data")) == {f"{i:02d}.flac" for i in range(24)} - set(rejected)

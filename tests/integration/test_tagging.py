@@ -267,7 +267,7 @@ def test_a_run_tells_what_it_found(trained: str, archive: Path, tmp_path: Path) 
     summary = json.loads((only / "summary.json").read_text())
     assert summary["total"]["tags"] == len(tags)
     assert summary["settings"]["thresholds"] == 0.5
-    assert summary["total"]["recordings"] == {"planned": 6, "ok": 6, "partial": 0, "rejected": 0}
+    assert summary["total"]["recordings"] == {"planned": 6, "ok": 6, "partial": 0, "rejected": 0, "rejected_again": 0}
     assert summary["this_run"]["seconds"].keys() == {"decode", "front_end", "network", "output"}
     with open(only / "tags.csv", newline="") as file:
         assert len(list(csv.DictReader(file))) == len(tags)
@@ -295,6 +295,18 @@ def test_an_empty_archive_is_an_error_that_leaves_nothing(trained: str, tmp_path
     assert list((tmp_path / "tags").iterdir()) == []
 
 
+def test_an_archive_that_was_emptied_is_a_quiet_night(trained: str, tmp_path: Path) -> None:
+    sound = np.random.default_rng(0).normal(scale=0.1, size=RATE)
+    (tmp_path / "in").mkdir()
+    soundfile.write(tmp_path / "in" / "a.wav", sound, RATE)
+    assert run(tmp_path / "in", trained, tmp_path / "tags") == "ok"
+    assert ledger.latest(str(tmp_path / "tags")).num_rows > 0
+    (tmp_path / "in" / "a.wav").unlink()
+    assert run(tmp_path / "in", trained, tmp_path / "tags") == "ok"
+    assert ledger.latest(str(tmp_path / "tags")).num_rows == 0
+    assert len(run_folders(tmp_path / "tags")) == 1
+
+
 def test_a_dry_run_does_nothing(trained: str, archive: Path, tmp_path: Path) -> None:
     assert run(archive, trained, tmp_path / "tags", dry_run=True) == "ok"
     assert not (tmp_path / "tags").exists()
@@ -306,6 +318,19 @@ def test_no_gpus_are_a_usage_error(trained: str, archive: Path, tmp_path: Path) 
 
 
 # --- what is broken
+
+
+def test_what_is_rejected_again_is_no_news(trained: str, archive: Path, tmp_path: Path) -> None:
+    """A missing file is looked for each night; that it is still missing does not make the night a failure."""
+    for name in ("a", "b", "c"):
+        (tmp_path / f"{name}.wav").write_bytes(next(archive.rglob("*.wav")).read_bytes())
+    manifest.run(ManifestConfig(input=str(tmp_path), output=str(tmp_path / "m.parquet"), layout="flat"))
+    (tmp_path / "a.wav").unlink()
+    assert run(tmp_path / "m.parquet", trained, tmp_path / "tags") == "too_many_rejects"
+    assert run(tmp_path / "m.parquet", trained, tmp_path / "tags") == "ok"
+    _, second = run_folders(tmp_path / "tags")
+    recordings = json.loads((second / "summary.json").read_text())["total"]["recordings"]
+    assert recordings == {"planned": 1, "ok": 0, "partial": 0, "rejected": 1, "rejected_again": 1}
 
 
 def test_broken_windows_leave_the_others(trained: str, tmp_path: Path) -> None:

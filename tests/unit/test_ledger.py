@@ -1,6 +1,8 @@
 """What a tag output remembers, and its runs brought together: against what each night's files say."""
 
 import json
+import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -60,13 +62,19 @@ def listing(*files: tuple[str, int, str]) -> pa.Table:
     return pa.table({"clip_id": list(ids), "size_bytes": list(sizes), "etag": list(etags)})
 
 
+def due(known: ledger.Ledger, found: pa.Table, retry_rejected: bool = False) -> list[bool]:
+    new, tried = known.due(found, retry_rejected)
+    assert not (new & tried).any()
+    return (new | tried).tolist()
+
+
 def test_what_is_new_or_changed_is_due_and_rejects_are_not(output: RunDirectory) -> None:
     unit(output, "1", 0, [part("same"), part("grown"), part("rewritten"), part("broken", status="rejected")], [])
     known = ledger.read(output, close_all(output))
     found = listing(("new", 1, "1"), ("rewritten", 1, "2"), ("same", 1, "1"), ("broken", 1, "1"), ("grown", 2, "1"))
-    assert known.due(found).tolist() == [True, True, False, False, True]
+    assert due(known, found) == [True, True, False, False, True]
     nothing = ledger.read(output, [])
-    assert nothing.due(found).tolist() == [True] * 5
+    assert due(nothing, found) == [True] * 5
 
 
 def test_what_was_rejected_for_a_reason_that_may_pass_is_due_again(output: RunDirectory) -> None:
@@ -77,11 +85,11 @@ def test_what_was_rejected_for_a_reason_that_may_pass_is_due_again(output: RunDi
     unit(output, "1", 3, [long_part(2, [0, 1, 0])], [])
     found = listing(*((name, 1, "1") for name in ("long", "locked", "broken", "ok")))
     known = ledger.read(output, close_all(output))
-    assert known.due(found).tolist() == [True, True, False, False]
-    assert known.due(found, retry_rejected=True).tolist() == [True, True, True, False]
+    assert due(known, found) == [True, True, False, False]
+    assert due(known, found, retry_rejected=True) == [True, True, True, False]
     unit(output, "2", 0, [part("locked"), part("long")], [])
     known = ledger.read(output, close_all(output))
-    assert known.due(found).tolist() == [False] * 4
+    assert due(known, found) == [False] * 4
 
 
 def test_the_ledger_is_its_snapshot_and_the_runs_since(output: RunDirectory) -> None:
@@ -126,7 +134,7 @@ def test_the_latest_tags_are_those_of_files_as_they_are(output: RunDirectory) ->
     ledger.write_snapshot(output, stale)
     assert set(ledger.latest(output.uri)["clip_id"].to_pylist()) == {"changed"}
     back = ledger.read(output, close_all(output)).listing(listing(("kept", 1, "1"), ("gone", 1, "1")))
-    assert back.due(listing(("gone", 1, "1"))).tolist() == [False]  # a file that comes back as it was is not read again
+    assert due(back, listing(("gone", 1, "1"))) == [False]  # a file that comes back as it was is not read again
     ledger.write_snapshot(output, back)
     assert set(ledger.latest(output.uri)["clip_id"].to_pylist()) == {"kept", "gone"}
 
@@ -168,7 +176,7 @@ def test_a_long_recording_that_is_not_whole_is_due_again(output: RunDirectory) -
     unit(output, "1", 1, [long_part(1, [0.1, 1.5, 0.4])], [tag("long", 2)])
     unit(output, "1", 2, [long_part(2, [0.1, 1.5, 0.4])], None)  # killed before its commit
     known = ledger.read(output, close_all(output))
-    assert known.due(listing(("long", 1, "1"))).tolist() == [True]
+    assert due(known, listing(("long", 1, "1"))) == [True]
     ledger.write_snapshot(output, known)
     assert len(ledger.latest(output.uri)) == 0
 
@@ -203,7 +211,7 @@ def test_a_million_unchanged_recordings_are_known_in_any_order() -> None:
     known = ledger.Ledger(pa.Table.from_arrays(columns, schema=ledger.LEDGER), frozenset(), True)
     order = np.random.default_rng(0).permutation(len(ids))
     found = pa.table({"clip_id": ids, "size_bytes": ones, "etag": etags}).take(pa.array(order))
-    assert not known.due(found).any()
+    assert not any(due(known, found))
     assert known.listing(found) is known
 
 
@@ -215,3 +223,20 @@ def test_a_name_with_an_impossible_date_does_not_hold_up_the_others(tmp_path: Pa
     assert due.undated == 2
     found = {Path(row["uri"]).name: row["recorded_at"] for row in due.table.to_pylist()}
     assert {name for name, moment in found.items() if moment} == {"20240131_120000.wav"}
+
+
+def test_a_file_from_the_future_does_not_wait_for_its_day(tmp_path: Path) -> None:
+    now = time.time()
+    modified_s = {
+        "old.wav": now - 3600,
+        "being_written.wav": now - 10,
+        "fast_clock.wav": now + 60,
+        "wrong_clock.wav": now + 30 * 86_400,
+    }
+    for name, modified in modified_s.items():
+        (tmp_path / name).write_bytes(b"")
+        os.utime(tmp_path / name, (modified, modified))
+    known = ledger.read(RunDirectory(str(tmp_path / "out")), [])
+    taken = archive.due(archive.find(str(tmp_path)), known, 600, None, None)
+    assert {Path(uri).name for uri in taken.table["uri"].to_pylist()} == {"old.wav", "wrong_clock.wav"}
+    assert (taken.too_young, taken.from_the_future) == (2, 1)

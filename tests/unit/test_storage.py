@@ -196,6 +196,25 @@ def test_an_unreadable_folder_stops_the_listing(tmp_path: Path, monkeypatch: pyt
         list(storage.list_files(storage.to_uri(str(tmp_path))))
 
 
+def test_what_goes_away_during_a_listing_is_left_out(tmp_path: Path) -> None:
+    for name in ("a.wav", "b.wav"):
+        (tmp_path / name).touch()
+    (tmp_path / "day").mkdir()
+    (tmp_path / "day" / "c.wav").touch()
+    listing = storage.list_files(storage.to_uri(str(tmp_path)))
+    first = next(listing).path
+    (tmp_path / ({"a.wav", "b.wav"} - {first}).pop()).unlink()
+    shutil.rmtree(tmp_path / "day")
+    assert list(listing) == []
+
+
+def test_what_a_file_system_has_recovered_is_not_the_archives(tmp_path: Path) -> None:
+    for folder in ("lost+found", "day"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "a.wav").touch()
+    assert [info.path for info in storage.list_files(storage.to_uri(str(tmp_path)))] == ["day/a.wav"]
+
+
 @pytest.mark.parametrize(
     ("typed", "uri"),
     [
