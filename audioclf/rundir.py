@@ -1,6 +1,7 @@
 """Run directories: config.json, data/, rejects/, summary.json, _SUCCESS."""
 
 import json
+import logging
 from collections.abc import Iterable
 from typing import Any
 
@@ -8,6 +9,9 @@ import xxhash
 
 from audioclf import storage
 from audioclf.errors import ConfigError, MissingClipError, SchemaError
+from audioclf.shards import DATA
+
+log = logging.getLogger("audioclf")
 
 CONFIG, SUMMARY, SUCCESS = "config.json", "summary.json", "_SUCCESS"
 METRICS, PREDICTIONS = "metrics.json", "predictions.parquet"
@@ -96,15 +100,26 @@ def bindings(run_uris: Iterable[str]) -> list[str]:
     """What identifies extractions, wherever they lie: digests of the configurations that made them.
 
     Raises:
-        ConfigError: one is not a run directory.
+        ConfigError: one is not a run directory of an extraction, or holds only a part of it.
     """
-    digests = []
-    for uri in run_uris:
-        binding = RunDirectory(uri).binding()
-        if binding is None:
-            raise ConfigError(f"{storage.display(uri)}: not a run directory of jobs/extract.py")
-        digests.append(config_digest(binding))
-    return digests
+    return [_binding_of_extraction(RunDirectory(uri)) for uri in run_uris]
+
+
+def _binding_of_extraction(directory: RunDirectory) -> str:
+    found = read_json(directory.at(CONFIG))
+    if found is None or found["job"] != "extract":
+        raise ConfigError(f"{directory}: not a run directory of jobs/extract.py")
+    binding = found["binding"]
+    planned = int(binding["units"].split(",")[0])  # "N, digest …"
+    committed = sum(name.endswith(".parquet") for name in directory.committed(DATA))
+    if committed < planned:
+        raise ConfigError(
+            f"{directory}: the extraction has not ended: {committed:,} of its {planned:,} units are there; give the "
+            "same command to jobs/extract.py again, which does the rest"
+        )
+    if not directory.is_complete():
+        log.warning("%s: its extraction did not end well, see %s there: clips may be lacking", directory, SUMMARY)
+    return config_digest(binding)
 
 
 def read_json(uri: str) -> dict[str, Any] | None:

@@ -1,16 +1,14 @@
-"""Storage, manifest, layouts, units, run directories: what stages agree on."""
+"""Storage, manifest, layouts: what stages agree on."""
 
-import json
 import os
 import pickle
-from collections.abc import Callable
 from pathlib import Path
 
 import boto3
 import pyarrow.parquet as pq
 import pytest
 
-from audioclf import errors, folds, layouts, manifest, rundir, schema, storage
+from audioclf import errors, folds, layouts, manifest, schema, storage
 from audioclf.errors import ChangedClipError, ConfigError, MissingClipError, SchemaError, UnreadableClipError
 from audioclf.storage import FileInfo
 
@@ -266,32 +264,3 @@ def test_sources_must_not_cross_folds_nor_clips_come_twice() -> None:
         manifest.check(manifest.to_table(crossing))
     with pytest.raises(ConfigError, match="named twice"):
         manifest.check(manifest.to_table(layouts.from_flat(files("a.wav", "a.wav"))))
-
-
-# --- run directories
-
-
-def test_a_directory_keeps_to_the_configuration_it_was_begun_with(tmp_path: Path) -> None:
-    directory = rundir.RunDirectory(str(tmp_path / "run"))
-    assert directory.binding() is None
-    directory.bind("extract", {"a": 1, "b": [1, 2]}, {})
-    directory.bind("extract", {"a": 1, "b": (1, 2)}, {"other": "flag"})
-    with pytest.raises(ConfigError, match="a was 1 and is now 2"):
-        directory.bind("extract", {"a": 2, "b": [1, 2]}, {})
-    with pytest.raises(ConfigError, match=r"holds a run of jobs/extract\.py"):
-        directory.bind("train", {}, {})
-
-
-def test_success_marks_an_ok_status_alone(tmp_path: Path) -> None:
-    directory = rundir.RunDirectory(str(tmp_path))
-    directory.finish({"status": "ok"})
-    assert directory.is_complete()
-    directory.finish({"status": "too_many_rejects"})
-    assert not directory.is_complete()
-    assert json.loads((tmp_path / "summary.json").read_text()) == {"status": "too_many_rejects"}
-
-
-def test_an_unreadable_file_names_itself(wav: Callable[..., Path], tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text("{")
-    with pytest.raises(SchemaError, match=r"config\.json: not JSON"):
-        rundir.RunDirectory(str(tmp_path)).binding()

@@ -218,7 +218,8 @@ def shards(tmp_path: Path, wav: Wav, monkeypatch: pytest.MonkeyPatch) -> str:
     clips = [replace(clip, fold=1 if int(Path(clip.uri).stem) < 10 else 2) for clip in extracting.list_clips(tmp_path)]
     extracting.run(tmp_path, clips, [Unit(0, 0, 28)], segment_s=1.0)
     uri = str(tmp_path / "run")
-    RunDirectory(uri).bind("extract", {"of": "a test"}, {})
+    RunDirectory(uri).bind("extract", {"units": "1, of a test"}, {})
+    RunDirectory(uri).finish({"status": "ok"})
     return uri
 
 
