@@ -39,9 +39,7 @@ def run(config_type: type, pipeline: str, description: str | None) -> int:
     log.setLevel(logging.INFO)  # libraries: warnings only
     signal.signal(signal.SIGTERM, _interrupt)  # what `ray job stop` sends
     try:
-        config = tyro.cli(config_type, description=description)
-        if getattr(config, "recipe", None):  # once more, so that the flags given win over the recipe's
-            config = tyro.cli(config_type, description=description, default=recipes.applied(config))
+        config = tyro.cli(config_type, description=description, default=recipes.defaults(config_type, sys.argv[1:]))
         status = importlib.import_module(f"audioclf.pipelines.{pipeline}").run(config)
     except ConfigError as error:
         log.error("error: %s", error)

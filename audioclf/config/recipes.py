@@ -1,7 +1,10 @@
 """Presets of the training flags, for --recipe."""
 
-from dataclasses import replace
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from dataclasses import MISSING, fields
+from typing import Any
+
+import tyro
 
 from audioclf.errors import ConfigError
 
@@ -45,16 +48,38 @@ RECIPES: dict[str, dict[str, Any]] = {
 """By name: the flags that a recipe sets. Those of finetune were chosen on folds inside the training part; the others
 are first guesses."""
 
-Config = TypeVar("Config")
+FLAG = "--recipe"
 
 
-def applied(config: Config) -> Config:
-    """A job's flags with those of the recipe it names; what was given beside it is overridden.
+def defaults(config_type: type, arguments: Sequence[str]) -> Any:
+    """What flags are where they are not given: a job's own defaults, or those of the recipe among its arguments.
+
+    Args:
+        config_type: the job's dataclass.
+        arguments: of the command line.
+
+    Returns:
+        An instance for tyro, in which flags that must be given are missing, and that is not checked: only with the
+        flags given beside a recipe is it known what is asked for. None without a recipe.
 
     Raises:
         ConfigError: no recipe of that name.
     """
-    name = getattr(config, "recipe")  # noqa: B009 of some jobs' flags
+    name = _named(arguments)
+    if name is None or FLAG.removeprefix("--") not in config_type.__dataclass_fields__:
+        return None
     if name not in RECIPES:
-        raise ConfigError(f"--recipe {name}: there are: {', '.join(sorted(RECIPES))}")
-    return replace(config, **RECIPES[name])  # pyright: ignore[reportArgumentType, reportUnknownVariableType, reportCallIssue]
+        raise ConfigError(f"{FLAG} {name}: there are: {', '.join(sorted(RECIPES))}")
+    unchecked = object.__new__(config_type)
+    for field in fields(config_type):
+        default = tyro.MISSING if field.default is MISSING else field.default
+        object.__setattr__(unchecked, field.name, RECIPES[name].get(field.name, default))
+    return unchecked
+
+
+def _named(arguments: Sequence[str]) -> str | None:
+    for i, argument in enumerate(arguments):
+        flag, equals, value = argument.partition("=")
+        if flag == FLAG:
+            return value if equals else next(iter(arguments[i + 1 : i + 2]), None)
+    return None

@@ -120,6 +120,14 @@ def test_a_recipe_sets_flags_and_those_given_beside_it_win(monkeypatch: pytest.M
     assert cli.run(config.TrainConfig, "train", None) == 0
     assert (seen[0].epochs, seen[0].layer_decay, seen[0].shards) == (33, 1.0, ("s",))
     assert seen[0].init == recipes.RECIPES["finetune"]["init"]
+    monkeypatch.setattr(sys, "argv", [*argv[:5], "--recipe=finetune", "--start-share", "0.3"])
+    assert cli.run(config.TrainConfig, "train", None) == 0
+    assert (seen[1].freeze, seen[1].start_share) == ("head-first", 0.3)
+    monkeypatch.setattr(
+        sys, "argv", [*argv[:5], "--recipe", "scratch-small", "--schedule", "cosine", "--warmup-epochs", "2"]
+    )
+    assert cli.run(config.TrainConfig, "train", None) == 0
+    assert (seen[2].model, seen[2].schedule, seen[2].warmup_epochs) == ("crnn", "cosine", 2)
     monkeypatch.setattr(sys, "argv", [*argv[:5], "--recipe", "cake"])
     assert cli.run(config.TrainConfig, "train", None) == 2
 
