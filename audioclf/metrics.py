@@ -21,11 +21,6 @@ def accuracy(probabilities: np.ndarray, targets: np.ndarray) -> float:
     return float(hits(probabilities, targets).mean())
 
 
-def accuracy_ci95(probabilities: np.ndarray, targets: np.ndarray, source_ids: list[str]) -> list[float]:
-    """95 % interval of the accuracy, by drawing sources (not clips, which resemble one another) anew."""
-    return mean_ci95(hits(probabilities, targets), source_ids)
-
-
 def mean_ci95(values: np.ndarray, source_ids: Sequence[str], seed: int = 0) -> list[float]:
     """95 % interval of the mean of a figure of each clip, by drawing sources anew.
 
@@ -92,6 +87,21 @@ def describe(
     if one_label:
         described["confusion"] = (targets.T @ predicted).astype(int).tolist()
     return described
+
+
+def mean_of(described: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What `describe` says of several networks on the same clips, as one: means; of the confusions the sum."""
+    together = _mean_of(described)
+    if "confusion" in together:
+        together["confusion"] = np.sum([one["confusion"] for one in described], axis=0).tolist()
+    return together
+
+
+def _mean_of(values: Sequence[Any]) -> Any:
+    first = values[0]
+    if isinstance(first, dict):
+        return {key: _mean_of([value[key] for value in values]) for key in first}
+    return float(np.mean(values)) if isinstance(first, float) else first
 
 
 def average_precisions(probabilities: np.ndarray, targets: np.ndarray) -> list[float | None]:

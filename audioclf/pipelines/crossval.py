@@ -4,14 +4,13 @@ import logging
 from dataclasses import asdict, replace
 from typing import Any
 
-import numpy as np
-
 from audioclf import checkpoint, policy, rundir, shards, storage
 from audioclf.config import CrossvalConfig, Training, training_of
 from audioclf.errors import ConfigError
 from audioclf.labels import Vocabulary
 from audioclf.pipelines import compare, evaluate, train, train_checks
 from audioclf.pipelines import policy as learn_policy
+from audioclf.pipelines.policy import Learning
 from audioclf.pipelines.progress import log_written
 from audioclf.pipelines.train import TrainJob
 from audioclf.policy import Policy
@@ -64,6 +63,7 @@ def run(config: CrossvalConfig) -> str:
     }
     due = [job for job in jobs.values() if not _is_trained(job)]
     log.info("crossval: %d trainings, %d of them done before; folds %s", len(jobs), len(jobs) - len(due), folds)
+    learning = _plan_learning(config, how, shard_uris, tuple(folds)) if config.policy == LEARN else None
     if config.dry_run:
         directory.require("crossval", binding)
         return "ok"
@@ -73,8 +73,8 @@ def run(config: CrossvalConfig) -> str:
         evaluate.report("crossval", measured)
         _compare(config, directory)
         return "ok"
-    if due and config.policy == LEARN:
-        learned = _learn(config, how, shard_uris, tuple(folds), directory)
+    if due and learning:
+        learned = _learn(learning, directory)
         due = [replace(job, policy=learned[job.test_fold]) for job in due]
     if due:
         train.train_all(due, train.trainings_at_once(config.num_workers, config.use_gpu))
@@ -82,7 +82,7 @@ def run(config: CrossvalConfig) -> str:
     for seed in range(config.seeds):
         of_fold = {fold: storage.join(jobs[seed, fold].output_uri, checkpoint.FOLDER) for fold in folds}
         per_seed.append(evaluate.predict(shard_uris, of_fold, EVALUATION_BATCH, num_actors=0))
-    measured = _mean_over_seeds([evaluate.measure(clips, vocabulary) for clips in per_seed])
+    measured = evaluate.measure(per_seed, vocabulary)
     evaluate.write_predictions(directory, dict(enumerate(per_seed)))
     directory.write_json(rundir.METRICS, measured)
     directory.finish({"job": "crossval", "status": "ok", "trainings": len(jobs), "clips": measured["clips"]})
@@ -108,18 +108,21 @@ def _policy_epochs(config: CrossvalConfig) -> int:
     return config.epochs if config.policy_epochs is None else config.policy_epochs
 
 
-def _learn(
-    config: CrossvalConfig,
-    how: Training,
-    shard_uris: tuple[str, ...],
-    folds: tuple[int, ...],
-    directory: RunDirectory,
-) -> dict[int | None, Policy]:
-    """A policy for each test fold, learned from the other folds; written to policies/."""
-    how = replace(how, epochs=_policy_epochs(config))
-    learning = learn_policy.plan(
+def _plan_learning(
+    config: CrossvalConfig, how: Training, shard_uris: tuple[str, ...], folds: tuple[int, ...]
+) -> Learning:
+    """The trainings that learn a policy for each test fold from the other folds."""
+    try:
+        how = replace(how, epochs=_policy_epochs(config))
+    except ConfigError as error:
+        raise ConfigError(f"--policy-epochs {_policy_epochs(config)}: {error}") from error
+    return learn_policy.plan(
         shard_uris, how, folds, config.policy_repetitions, seed=0, validation_folds=config.policy_validation_folds
     )
+
+
+def _learn(learning: Learning, directory: RunDirectory) -> dict[int | None, Policy]:
+    """A policy for each test fold; written to policies/."""
     learned = learn_policy.learn(learning, directory.at(rundir.POLICIES))
     for fold, found in learned.items():
         stem = directory.at(rundir.POLICIES, f"fold-{fold}")
@@ -134,21 +137,6 @@ def _compare(config: CrossvalConfig, directory: RunDirectory) -> None:
     compared = compare.runs(RunDirectory(config.baseline), directory)
     directory.write_json(compare.COMPARISON, compared)
     compare.report(compared)
-
-
-def _mean_over_seeds(runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """metrics.json of several seeds: means of the headline figures, the rest of the first seed."""
-    measured = dict(runs[0])
-    if len(runs) > 1:
-        measured["accuracy_per_seed"] = [one["accuracy"] for one in runs]
-        for key in ("accuracy", "calibration_error", "log_loss", "mean_average_precision"):
-            measured[key] = float(np.mean([one[key] for one in runs]))
-        measured["accuracy_ci95"] = np.mean([one["accuracy_ci95"] for one in runs], axis=0).tolist()
-        measured["accuracy_per_fold"] = {
-            fold: float(np.mean([one["accuracy_per_fold"][fold] for one in runs]))
-            for fold in measured["accuracy_per_fold"]
-        }
-    return measured
 
 
 def _is_trained(job: TrainJob) -> bool:

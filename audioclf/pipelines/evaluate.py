@@ -2,7 +2,7 @@
 
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,7 +56,7 @@ def run(config: EvaluateConfig) -> str:
         log.warning("evaluate: without --test-fold the clips it was trained on are among those measured")
     directory.bind("evaluate", binding, {})
     clips = predict(shard_uris, {config.test_fold: uri}, config.batch_size, config.num_actors)
-    measured = measure(clips, loaded.vocabulary)
+    measured = measure([clips], loaded.vocabulary)
     learned = _add_thresholds(measured, clips, loaded.vocabulary)
     write_predictions(directory, {loaded.training.get("seed", 0): clips})
     directory.write_json(rundir.METRICS, measured)
@@ -151,19 +151,25 @@ def _predict_file(uri: str, checkpoints: dict[int | None, Checkpoint], batch_siz
     return rows
 
 
-def measure(clips: list[ClipPrediction], vocabulary: Vocabulary) -> dict[str, Any]:
-    """The content of metrics.json."""
-    probabilities, targets = _matrices(clips, vocabulary)
-    folds = sorted({clip.fold for clip in clips if clip.fold is not None})
-    in_fold = {fold: np.array([clip.fold == fold for clip in clips]) for fold in folds}
-    return {
-        **metrics.describe(probabilities, targets, vocabulary.names, vocabulary.multi_label),
-        "accuracy_ci95": metrics.accuracy_ci95(probabilities, targets, [clip.source_id for clip in clips]),
+def measure(of_seeds: Sequence[list[ClipPrediction]], vocabulary: Vocabulary) -> dict[str, Any]:
+    """The content of metrics.json: of one network, or the means over those of several seeds, for the same clips."""
+    clips = of_seeds[0]
+    matrices = [_matrices(one, vocabulary) for one in of_seeds]
+    hits = np.array([metrics.hits(probabilities, targets) for probabilities, targets in matrices])
+    of_clip = hits.mean(0)
+    fold_of = np.array([clip.fold for clip in clips])
+    measured = {
+        **metrics.mean_of([metrics.describe(*one, vocabulary.names, vocabulary.multi_label) for one in matrices]),
+        "accuracy_ci95": metrics.mean_ci95(of_clip, [clip.source_id for clip in clips]),
         "accuracy_per_fold": {
-            str(fold): metrics.accuracy(probabilities[rows], targets[rows]) for fold, rows in in_fold.items()
+            str(fold): float(of_clip[fold_of == fold].mean())
+            for fold in sorted({clip.fold for clip in clips if clip.fold is not None})
         },
         "classes": list(vocabulary.names),
     }
+    if len(of_seeds) > 1:
+        measured["accuracy_per_seed"] = hits.mean(1).tolist()
+    return measured
 
 
 def _matrices(clips: list[ClipPrediction], vocabulary: Vocabulary) -> tuple[np.ndarray, np.ndarray]:

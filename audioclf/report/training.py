@@ -108,7 +108,7 @@ def _accuracy_note(measured: dict[str, Any]) -> str:
     seeds = len(measured.get("accuracy_per_seed", ())) or 1
     return (
         "Every clip is heard by a network that was not trained on its fold, after the last epoch"
-        + (f"; means of {seeds} seeds. Classes, confusions and mistakes below are of the first." if seeds > 1 else ".")
+        + (f"; means of {seeds} seeds. Confusions are added up; mistakes are of the first." if seeds > 1 else ".")
         if len(measured["accuracy_per_fold"]) > 1
         else ""
     )
@@ -132,7 +132,7 @@ def _first_seed(predictions: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 def _per_class(measured: dict[str, Any], predictions: Sequence[dict[str, Any]]) -> list[Block]:
     """Recall with its interval, average precision; the worst class first."""
     classes = measured["classes"]
-    rows = _first_seed(predictions)
+    rows = predictions  # of all seeds
     sources = np.array([row["source_id"] for row in rows])
     guessed = [classes[int(np.argmax(row["probabilities"]))] for row in rows]
     bars = []

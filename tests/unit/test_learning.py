@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from sklearn.metrics import average_precision_score, precision_score, recall_score
+from sklearn.metrics import average_precision_score, confusion_matrix, precision_score, recall_score
 from torch import nn
 
 from audioclf import checkpoint, inference, metrics, models, storage, training, training_input
@@ -273,10 +273,28 @@ def test_a_class_without_clips_does_not_count() -> None:
 
 def test_the_interval_is_over_sources() -> None:
     """100 clips of one source are one observation: the interval spans what its resampling gives."""
-    targets = np.eye(2)[[0] * 100]
-    probabilities = np.array([[0.9, 0.1]] * 50 + [[0.1, 0.9]] * 50)
-    one = metrics.accuracy_ci95(probabilities, targets, ["s"] * 100)
-    assert one == [0.5, 0.5]
-    low, high = metrics.accuracy_ci95(probabilities, targets, [str(i) for i in range(100)])
+    hits = np.repeat([1.0, 0.0], 50)
+    assert metrics.mean_ci95(hits, ["s"] * 100) == [0.5, 0.5]
+    low, high = metrics.mean_ci95(hits, [str(i) for i in range(100)])
     assert low == pytest.approx(0.5 - 1.96 * 0.05, abs=0.03)  # a binomial's
     assert high == pytest.approx(0.5 + 1.96 * 0.05, abs=0.03)
+
+
+def test_figures_of_several_networks_are_means_and_added_confusions() -> None:
+    rng = np.random.default_rng(0)
+    targets = np.eye(4)[rng.integers(0, 3, 60)]  # no clip has the last class
+    probabilities = rng.dirichlet(np.ones(4), (3, 60))
+    together = metrics.mean_of([metrics.describe(one, targets, tuple("abcd")) for one in probabilities])
+    guessed, true = probabilities.argmax(2), targets.argmax(1)
+    assert together["accuracy"] == pytest.approx((guessed == true).mean())
+    assert together["clips"] == 60
+    assert np.array(together["confusion"]).tolist() == confusion_matrix(
+        np.tile(true, 3), guessed.ravel(), labels=range(4)
+    ).tolist()  # fmt: skip
+    for c, name in enumerate("abc"):
+        of_class = together["per_class"][name]
+        assert of_class["recall"] == pytest.approx((guessed[:, true == c] == c).mean())
+        assert of_class["clips"] == (true == c).sum()
+        precisions = [average_precision_score(targets[:, c], one[:, c]) for one in probabilities]
+        assert of_class["average_precision"] == pytest.approx(np.mean(precisions))
+    assert together["per_class"]["d"]["average_precision"] is None
