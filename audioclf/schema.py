@@ -158,6 +158,8 @@ PREDICTION = pa.schema(
         pa.field("fold", pa.int32()),
         pa.field("source_id", pa.string(), nullable=False),
         pa.field("labels", pa.list_(pa.string()), nullable=False),
+        pa.field("start_s", pa.float64(), nullable=False),  # of what was heard, in the file
+        pa.field("end_s", pa.float64(), nullable=False),
         pa.field("probabilities", pa.list_(pa.float32()), nullable=False),  # in the vocabulary's order
         pa.field("seed", pa.int32(), nullable=False),  # of the training
     ],

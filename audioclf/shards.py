@@ -10,6 +10,7 @@ import io
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -17,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from audioclf import schema, storage
+from audioclf import read_ahead, schema, storage
 from audioclf.audio import pcm
 from audioclf.audio.pcm import AnyFrontEnd, Pcm
 from audioclf.errors import ConfigError, SchemaError
@@ -123,34 +124,30 @@ def read_table(uri: str, columns: list[str] | None = None) -> pa.Table:
     """One Parquet file, or some of its columns.
 
     Raises:
-        SchemaError: not a Parquet file.
+        SchemaError: damaged, or not a Parquet file.
     """
-    with storage.open_ranged(uri) as file:
-        try:
-            return pq.read_table(file, columns=columns)
-        except pa.ArrowInvalid as error:
-            raise SchemaError(f"{storage.display(uri)}: damaged, or not a Parquet file: {error}") from error
+    with storage.open_ranged(uri) as file, _damage_told(uri):
+        return pq.read_table(file, columns=columns)
 
 
 def read_unit(uri: str, columns: list[str]) -> tuple[pa.Table, dict[str, Any]]:
     """Some columns of a shard, and the counts of the unit of work that made it.
 
     Raises:
-        SchemaError: not a shard.
+        SchemaError: damaged, or not a shard.
     """
-    with storage.open_ranged(uri) as source:
+    with opened(uri) as file:
         try:
-            file = pq.ParquetFile(source)
             counts = json.loads((file.metadata.metadata or {})[schema.META_UNIT])
-            return file.read(columns), counts
-        except (pa.ArrowInvalid, KeyError, ValueError) as error:
-            raise SchemaError(f"{storage.display(uri)}: damaged, or not a shard: {error}") from error
+        except (KeyError, ValueError) as error:
+            raise SchemaError(f"{storage.display(uri)}: not a shard: {error}") from error
+        return file.read(columns), counts
 
 
 def read_metadata(uri: str) -> dict[bytes, bytes]:
-    """The schema metadata of a Parquet file, from its footer alone."""
-    with storage.open_ranged(uri) as file:
-        return pq.read_schema(file).metadata or {}
+    """The schema metadata of a Parquet file, from its footer alone. Raises SchemaError: damaged, or none."""
+    with opened(uri) as file:
+        return file.schema_arrow.metadata or {}
 
 
 def front_end_of(metadata: dict[bytes, bytes], uri: str) -> AnyFrontEnd:
@@ -203,11 +200,17 @@ def opened(uri: str, block_bytes: int | None = None) -> Iterator[pq.ParquetFile]
     Raises:
         SchemaError: damaged, or not a Parquet file; raised by what is read in the with-block as well.
     """
-    with storage.open_ranged(uri, block_bytes=block_bytes or storage.RANGE_BLOCK_BYTES) as source:
-        try:
-            yield pq.ParquetFile(source, buffer_size=block_bytes or 0)
-        except (pa.ArrowInvalid, OSError) as error:  # the store's own errors are no OSError
-            raise SchemaError(f"{storage.display(uri)}: damaged, or not a shard: {error}") from error
+    block = block_bytes or storage.RANGE_BLOCK_BYTES
+    with storage.open_ranged(uri, block_bytes=block) as source, _damage_told(uri):
+        yield pq.ParquetFile(source, buffer_size=block_bytes or 0)
+
+
+@contextlib.contextmanager
+def _damage_told(uri: str) -> Iterator[None]:
+    try:
+        yield
+    except (pa.ArrowInvalid, OSError) as error:  # the store's own errors are no OSError
+        raise SchemaError(f"{storage.display(uri)}: damaged, or not a Parquet file: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -250,6 +253,7 @@ EXAMPLE_COLUMNS = (
     "clip_id",
     "uri",
     "segment_index",
+    "start_s",
     "copy_index",
     "transform_set",
     "labels",
@@ -293,7 +297,8 @@ def all_labels(run_uris: Sequence[str]) -> tuple[list[list[str]], list[int | Non
 def read_columns(run_uris: Sequence[str], columns: list[str]) -> pa.Table:
     """Some columns of every row, in no particular order."""
     uris = [uri for run in run_uris for uri in committed_files(storage.to_uri(run))]
-    return pa.concat_tables(read_table(uri, columns).replace_schema_metadata() for uri in uris)
+    read = partial(read_table, columns=columns)
+    return pa.concat_tables(table.replace_schema_metadata() for table in read_ahead.each(read, uris))
 
 
 def load_files(

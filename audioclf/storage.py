@@ -12,6 +12,7 @@ import io
 import os
 import shutil
 import tempfile
+import time
 import urllib.parse
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -34,6 +35,9 @@ WRITE_BLOCK_BYTES = 1 << 20
 
 UNFINISHED = ".tmp"
 """What the hidden name of a local file ends in while it is written."""
+
+ABANDONED_S = 3600.0
+"""Seconds after the last write to such a file."""
 
 LOST_AND_FOUND = "lost+found"
 """At the top of many file systems, the administrator's and no recorder's."""
@@ -332,11 +336,17 @@ def remove_all(folder_uri: str) -> None:
 
 
 def remove_unfinished(folder_uri: str) -> None:
-    """Remove what killed processes have left half-written in a local folder; S3 keeps nothing half-written."""
+    """Remove what killed processes have left half-written in a local folder; S3 keeps nothing half-written.
+
+    What was written to in the last hour stays: another run may be at it.
+    """
     path = local_path(folder_uri)
-    if path is not None and path.is_dir():
-        for file in path.glob(f".*{UNFINISHED}"):
-            file.unlink(missing_ok=True)
+    if path is None or not path.is_dir():
+        return
+    for file in path.glob(f".*{UNFINISHED}"):
+        with contextlib.suppress(FileNotFoundError):
+            if file.stat().st_mtime < time.time() - ABANDONED_S:
+                file.unlink()
 
 
 def _read_error(uri: str, error: OSError) -> AudioclfError:

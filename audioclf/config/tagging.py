@@ -47,7 +47,7 @@ class TagConfig:
     runtime: Literal["auto", "onnx", "torch"] = "auto"
     """What computes the network; auto: PyTorch on GPUs, ONNX Runtime on CPUs, two to three times as fast there."""
     batch_size: int | None = None
-    """Windows, or patches of them, in a forward pass; default: the fastest by measurement, 1 on CPUs, 64 on GPUs."""
+    """Windows, or patches of them, in a forward pass; default: 1 on CPUs, by measurement the fastest; 64 on GPUs."""
     num_actors: int = 0
     """Worker processes; 0: one for each CPU there is when the job starts."""
     use_gpu: bool = False
@@ -78,7 +78,10 @@ class TagConfig:
         require(self.keep_days is None or self.keep_days > 0, "--keep-days must be positive")
         require(not (self.use_gpu and self.runtime == "onnx"), "--runtime onnx computes on CPUs; drop --use-gpu")
         require(self.batch_size is None or self.batch_size >= 1, "--batch-size must be 1 or more")
-        require(self.gpus_per_actor > 0, "--gpus-per-actor must be positive")
+        require(
+            0 < self.gpus_per_actor <= 1 or self.gpus_per_actor == int(self.gpus_per_actor) > 0,
+            "--gpus-per-actor must be a share of a GPU, from 0 to 1, or a whole number of them",
+        )
         require(self.inference_actors >= 0, "--inference-actors must be 0 or more")
         require(self.unit_s > 0, "--unit-s must be positive")
         require(self.num_actors >= 0, "--num-actors must be 0 or more")

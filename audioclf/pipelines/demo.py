@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shlex
 import shutil
 import subprocess
 import sys
@@ -31,6 +32,8 @@ def run(config: DemoConfig) -> str:
     folder = Path(config.output)
     if config.audio is not None and not Path(config.audio).is_dir():
         raise ConfigError(f"--audio {config.audio}: no such folder")
+    if config.audio is not None and Path(config.audio).resolve().is_relative_to(folder.resolve()):
+        raise ConfigError(f"--audio {config.audio}: lies in {folder}, which the demo empties first; move it elsewhere")
     _clear(folder)
     clips = Path(config.audio) if config.audio else folder / "clips"
     archive = clips if config.audio else folder / "archive"
@@ -39,47 +42,16 @@ def run(config: DemoConfig) -> str:
         demo_corpus.make_clips(clips)
         demo_corpus.make_recordings(archive)
     at = {name: str(folder / name) for name in ("manifest.parquet", "shards", "train", "evaluate", "crossval", "tags")}
-    source = [] if config.audio else ["--source-regex", r"^(.+)-\d+\."]
-    epochs = ["--epochs", str(config.epochs)]
-    _job(
-        "manifest",
-        "--input",
-        str(clips),
-        "--output",
-        at["manifest.parquet"],
-        "--folds",
-        str(config.folds),
-        *source,
-    )
-    _job("extract", "--manifest", at["manifest.parquet"], "--output", at["shards"])
-    _job("train", "--shards", at["shards"], "--output", at["train"], "--test-fold", "1", *epochs)
-    _job(
-        "evaluate",
-        "--shards",
-        at["shards"],
-        "--checkpoint",
-        at["train"],
-        "--output",
-        at["evaluate"],
-        "--test-fold",
-        "1",
-    )
-    _job("crossval", "--shards", at["shards"], "--output", at["crossval"], *epochs)
-    limit = ["--limit", "20"] if config.audio else ["--window-s", "2"]
-    _job(
-        "tag",
-        "--input",
-        str(archive),
-        "--checkpoint",
-        at["train"],
-        "--output",
-        at["tags"],
-        "--top-k",
-        "1",
-        *limit,
-    )
+    source = {} if config.audio else {"source_regex": r"^(.+)-\d+\."}
+    part = {"limit": 20} if config.audio else {"window_s": 2}
+    _job("manifest", input=clips, output=at["manifest.parquet"], folds=config.folds, **source)
+    _job("extract", manifest=at["manifest.parquet"], output=at["shards"])
+    _job("train", shards=at["shards"], output=at["train"], test_fold=1, epochs=config.epochs)
+    _job("evaluate", shards=at["shards"], checkpoint=at["train"], output=at["evaluate"], test_fold=1)
+    _job("crossval", shards=at["shards"], output=at["crossval"], epochs=config.epochs)
+    _job("tag", input=archive, checkpoint=at["train"], output=at["tags"], top_k=1, **part)
     for name in REPORTED:
-        _job("report", "--run", at[name])
+        _job("report", run=at[name])
     _show(folder, at, time.monotonic() - began)
     return "ok"
 
@@ -94,15 +66,16 @@ def _clear(folder: Path) -> None:
     (folder / MARKER).touch()
 
 
-def _job(name: str, *flags: str) -> None:
+def _job(name: str, **flags: object) -> None:
     """Run one job; its progress goes to the same terminal.
 
     Raises:
         DemoError: it failed. Too many rejects is an outcome, not a failure.
     """
+    arguments = [word for flag, value in flags.items() for word in ("--" + flag.replace("_", "-"), str(value))]
     log.info("─" * 100)
-    log.info("$ python jobs/%s.py %s", name, " ".join(flags))
-    code = subprocess.run([sys.executable, str(JOBS / f"{name}.py"), *flags], check=False).returncode
+    log.info("$ python jobs/%s.py %s", name, shlex.join(arguments))
+    code = subprocess.run([sys.executable, str(JOBS / f"{name}.py"), *arguments], check=False).returncode
     if code not in (0, 3):
         raise DemoError(f"jobs/{name}.py ended with exit code {code}; what it said stands above")
 

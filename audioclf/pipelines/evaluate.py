@@ -38,6 +38,7 @@ def run(config: EvaluateConfig) -> str:
     directory = RunDirectory(config.output)
     first = shards.committed_files(shard_uris[0])[0]
     loaded.require_front_end(shards.front_end_of(shards.read_metadata(first), first), storage.display(first))
+    _require_known_labels(loaded.vocabulary, shard_uris, config.test_fold)
     binding = {
         "shards": rundir.bindings(shard_uris),
         "weights": loaded.weights_digest(),
@@ -71,6 +72,12 @@ def run(config: EvaluateConfig) -> str:
     return "ok"
 
 
+def _require_known_labels(vocabulary: Vocabulary, shard_uris: tuple[str, ...], test_fold: int | None) -> None:
+    """Raise CheckpointMismatchError where a clip to be measured has a label that the network lacks."""
+    labels = zip(*shards.all_labels(shard_uris), strict=True)
+    vocabulary.targets([sorted({name for of_clip, fold in labels if test_fold in (None, fold) for name in of_clip})])
+
+
 def _require_left_out(left_out: int | None, test_fold: int | None) -> None:
     """Refuse to learn thresholds on clips that the network was trained on, and is surer of than of others."""
     if left_out is not None and test_fold != left_out:
@@ -89,6 +96,8 @@ class ClipPrediction:
     fold: int | None
     source_id: str
     labels: list[str]
+    start_s: float
+    end_s: float
     probabilities: np.ndarray
 
 
@@ -120,10 +129,9 @@ def predict(
     for clip_id, rows in sorted(segments.items()):
         rows.sort(key=lambda row: row["segment_index"])  # so that the mean adds up in one order
         probabilities = np.mean([row["probabilities"] for row in rows], axis=0)
-        first = rows[0]
-        clips.append(
-            ClipPrediction(clip_id, first["uri"], first["fold"], first["source_id"], first["labels"], probabilities)
-        )
+        of_clip = {name: rows[0][name] for name in ("uri", "fold", "source_id", "labels", "start_s")}
+        end_s = max(row["end_s"] for row in rows)
+        clips.append(ClipPrediction(clip_id, **of_clip, end_s=end_s, probabilities=probabilities))
     return clips
 
 
@@ -145,9 +153,12 @@ def _predict_file(uri: str, checkpoints: dict[int | None, Checkpoint], batch_siz
         predicted = inference.predict(
             TorchClassifier(loaded.network), examples.log_mel, examples.valid_frames, multi_label, batch_size
         )
-        columns = ("clip_id", "uri", "segment_index", "fold", "source_id", "labels")
+        columns = ("clip_id", "uri", "segment_index", "start_s", "fold", "source_id", "labels")
+        frame_s = loaded.front_end.hop_length / loaded.front_end.sample_rate
         for i, row in enumerate(predicted.probabilities):
-            rows.append({**{name: examples.columns[name][i] for name in columns}, "probabilities": row})
+            of_segment = {name: examples.columns[name][i] for name in columns}
+            end_s = of_segment["start_s"] + float(examples.valid_frames[i]) * frame_s
+            rows.append({**of_segment, "end_s": end_s, "probabilities": row})
     return rows
 
 

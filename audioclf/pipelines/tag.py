@@ -47,7 +47,7 @@ UNIT_BYTES = 64 << 20
 """Of the pictures of a unit."""
 
 BATCH_SIZE = {"cpu": 1, "cuda": 64}
-"""By measurement, see benchmarks/README.md: on a CPU larger batches fall out of its cache."""
+"""On a CPU larger batches fall out of its cache: by measurement, see benchmarks/README.md. GPUs want large ones."""
 
 MOST_REJECTS_LOGGED = 10
 
@@ -88,6 +88,8 @@ def _tag(
     lock: RunLock,
     began: float,
 ) -> str:
+    for folder in (ledger.SNAPSHOT[0], NETWORK):
+        storage.remove_unfinished(output.at(folder))
     killed = [one for one in tag_results.runs_of(output) if not one.is_closed()]
     known = _settle(config, loaded, output, lock)
     for one in killed:
@@ -220,7 +222,8 @@ def _inference_actors(config: TagConfig) -> int:
     cluster.connect()
     if not config.use_gpu:
         return config.inference_actors
-    fit = int(cluster.gpus() / config.gpus_per_actor)
+    share = config.gpus_per_actor
+    fit = cluster.gpus() * int(1 / share) if share < 1 else int(cluster.gpus() / share)  # no process lies across two
     if fit == 0 and not (config.inference_actors and cluster.may_grow()):
         raise ConfigError(
             f"--use-gpu: this cluster has {cluster.gpus()} GPUs, and a process takes {config.gpus_per_actor:g}; drop "

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from audioclf import manifest, read_ahead, row_sound, rundir, shards, storage
 from audioclf.audio import recording
 from audioclf.audio.pcm import Pcm
-from audioclf.errors import AudioclfError, ClipError, ConfigError
+from audioclf.errors import AudioclfError, ClipError, ConfigError, StorageError
 from audioclf.report import media
 from audioclf.report.page import Chart, Facts, Section, Sound, Sounds, Table, bars, name_of
 from audioclf.row_sound import RowSounds
@@ -192,7 +192,7 @@ def _sounds(directory: RunDirectory, rows: Sequence[dict[str, Any]]) -> list[Sou
     """Clips of different classes, each beside its copies."""
     sounds = RowSounds(directory)
     shown = _shown(rows)
-    with contextlib.suppress(ConfigError, ClipError):  # told beside each sound that can't be had
+    with contextlib.suppress(ConfigError, ClipError, StorageError):  # told beside each sound that can't be had
         sounds.look_up(shown)
     lines = []
     for clip in shown:
@@ -237,7 +237,7 @@ def _sound(row: dict[str, Any], sounds: RowSounds) -> Sound:
     front_end = sounds.front_end
     try:
         samples = sounds.samples(row)
-    except (ClipError, ConfigError) as error:
+    except (ClipError, ConfigError, StorageError) as error:
         return Sound(name_of(row["uri"]), [*lines, f"no sound: {error}"], _picture(row))
     seen = media.picture_of(samples, front_end.sample_rate) if isinstance(front_end, Pcm) else _picture(row)
     return Sound(name_of(row["uri"]), lines, seen, media.audio(samples, front_end.sample_rate))

@@ -9,7 +9,7 @@ import numpy as np
 from audioclf import metrics, read_ahead, rundir, shards, storage
 from audioclf.audio.recording import Recording
 from audioclf.config import Training
-from audioclf.errors import ClipError, ConfigError
+from audioclf.errors import ClipError, ConfigError, StorageError
 from audioclf.report import media
 from audioclf.report.page import Block, Chart, Facts, Pictures, Section, Sound, Sounds, Table, name_of, words
 from audioclf.rundir import RunDirectory
@@ -210,11 +210,12 @@ def _mistake(of_label: float, heard: str, of_heard: float, row: dict[str, Any]) 
     fold = "" if row["fold"] is None else f"fold {row['fold']}; "
     lines = [f"{fold}is {', '.join(row['labels'])} ({of_label:.2f})", f"heard as {heard} ({of_heard:.2f})"]
     try:
-        with Recording(storage.open_ranged(row["uri"]), storage.display(row["uri"])) as recording:
+        file = storage.open_ranged(row["uri"])
+        with Recording(file, storage.display(row["uri"]), row["start_s"], row["end_s"]) as recording:
             rate = recording.sample_rate
             samples = recording.read(0, round(media.MOST_S * rate))
-    except ClipError as error:
-        return Sound(name, [*lines, f"no sound: {error.message}"])
+    except (ClipError, StorageError) as error:
+        return Sound(name, [*lines, f"no sound: {error}"])
     return Sound(name, lines, media.picture_of(samples, rate), media.audio(samples, rate))
 
 

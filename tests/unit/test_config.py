@@ -69,6 +69,7 @@ def tag(**flags: Any) -> config.TagConfig:
         (crossval, {"num_workers": 0}, "--num-workers"),
         (evaluate, {"batch_size": 0}, "--batch-size"),
         (evaluate, {"num_actors": -1}, "--num-actors"),
+        (tag, {"use_gpu": True, "gpus_per_actor": 1.5}, "--gpus-per-actor must be a share of a GPU"),
         (tag, {"window_s": 0.0}, "--window-s"),
         (tag, {"hop_s": 0.0}, "--hop-s"),
         (tag, {"top_k": 0}, "--top-k"),

@@ -1,6 +1,8 @@
 """Local files that fail, and what is left of those that were not finished."""
 
 import io
+import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -58,8 +60,10 @@ def test_a_disk_that_fails_under_a_decoder_is_the_disks_fault(tmp_path: Path, mo
 
 
 def test_what_was_not_finished_is_removed_and_nothing_else(tmp_path: Path) -> None:
-    for name in ("unit-0.parquet", ".abc.tmp", ".keep"):
+    for name in ("unit-0.parquet", ".abc.tmp", ".another_runs.tmp", ".keep"):
         (tmp_path / name).touch()
+        if name != ".another_runs.tmp":
+            os.utime(tmp_path / name, (0, time.time() - 2 * storage.ABANDONED_S))
     storage.remove_unfinished(tmp_path.as_uri())
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".keep", "unit-0.parquet"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".another_runs.tmp", ".keep", "unit-0.parquet"]
     storage.remove_unfinished((tmp_path / "absent").as_uri())

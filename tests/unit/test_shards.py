@@ -97,3 +97,26 @@ def test_a_unit_without_rows_is_a_file_all_the_same(tmp_path: Path) -> None:
     run = write(tmp_path, [], np.zeros((0, 128, 5), np.float32))
     table, counts = shards.read_unit(Path(run, "data", "unit-0000000.parquet").as_uri(), ["clip_id", "log_mel"])
     assert (len(table), counts) == (0, {"clips": 0})
+
+
+@pytest.mark.parametrize("damage", ["pages", "footer"])
+def test_damage_names_its_shard_whatever_reads_it(tmp_path: Path, damage: str) -> None:
+    pictures = np.random.default_rng(0).normal(scale=30, size=(3, 128, 5)).astype(np.float32)
+    run = write(tmp_path, [row("a"), row("b"), row("c")], pictures)
+    file = Path(run, "data", "unit-0000000.parquet")
+    content = bytearray(file.read_bytes())
+    bad = range(4, 2000) if damage == "pages" else range(len(content) - 400, len(content) - 8)
+    for i in bad:
+        content[i] ^= 0xFF
+    file.write_bytes(content)
+    uri = file.as_uri()
+    readers = [
+        shards.read_table,
+        lambda uri: shards.read_unit(uri, ["clip_id"]),
+        lambda uri: shards.load_files([uri], copies=True),
+    ]
+    if damage == "footer":
+        readers.append(shards.read_metadata)
+    for read in readers:
+        with pytest.raises(SchemaError, match=r"unit-0000000\.parquet: damaged"):
+            read(uri)

@@ -20,7 +20,7 @@ from audioclf import checkpoint, models, storage, thresholds
 from audioclf.audio.frontend import get_front_end
 from audioclf.checkpoint import Checkpoint
 from audioclf.config import EvaluateConfig
-from audioclf.errors import ConfigError
+from audioclf.errors import CheckpointMismatchError, ConfigError
 from audioclf.labels import Vocabulary
 from audioclf.pipelines import evaluate
 from audioclf.rundir import RunDirectory
@@ -313,3 +313,33 @@ def test_a_published_network_takes_no_thresholds(tmp_path: Path, name: str) -> N
     config = EvaluateConfig((str(tmp_path / "no"),), name, str(tmp_path / "x"), write_thresholds=True)
     with pytest.raises(ConfigError, match=f"--write-thresholds: {name} is a published network"):
         evaluate.run(config)
+
+
+def test_a_prediction_says_what_part_of_its_file_was_heard(
+    tmp_path: Path, wav: Wav, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluate, "map_on_actors", in_turn)
+    wav(noise(3.0, 0), 44_100, "in/high/0.wav")
+    (clip,) = extracting.list_clips(tmp_path)
+    parts = [replace(clip, clip_id="a", start_s=0.5, end_s=1.1), replace(clip, clip_id="b", start_s=1.1, end_s=2.9)]
+    extracting.run(tmp_path, parts, [Unit(0, 0, 2)], segment_s=1.0)
+    directory = RunDirectory(str(tmp_path / "run"))
+    directory.bind("extract", {"units": "1, of a test"}, {})
+    directory.finish({"status": "ok"})
+    save(tmp_path, seed=0)
+    measure(tmp_path, str(tmp_path / "run"), "measured")
+    rows = pq.read_table(tmp_path / "measured" / "predictions.parquet").to_pylist()
+    assert [row["start_s"] for row in rows] == [0.5, 1.1]
+    assert [row["end_s"] for row in rows] == pytest.approx([1.1, 2.9], abs=2 * 1024 / 44_100)
+
+
+def test_a_label_that_the_network_lacks_is_told_before_it_predicts(
+    tmp_path: Path, shards: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(tmp_path, seed=0)
+    found = evaluate.shards.all_labels((shards,))
+    monkeypatch.setattr(evaluate.shards, "all_labels", lambda _: ([*found[0], ["wind"]], [*found[1], 3]))
+    monkeypatch.delattr(evaluate, "map_on_actors")
+    with pytest.raises(CheckpointMismatchError, match="'wind' is not in the vocabulary"):
+        measure(tmp_path, shards, "x")
+    assert not (tmp_path / "x").exists()
