@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.patheffects import withStroke
 
-from audioclf.policy import EVERY_CLASS
+from audioclf.labels import EVERY_CLASS
 
 COLOURS = "RdBu_r"
 """ColorBrewer's, told apart by the colour-blind: blue helps, red harms."""

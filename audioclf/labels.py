@@ -1,11 +1,18 @@
 """Label names ↔ training targets."""
 
+import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from audioclf.errors import CheckpointMismatchError, SchemaError
+
+EVERY_CLASS = "*"
+"""In files that people write: all classes not named."""
+
+LISTED = 10
+"""Classes named in a message."""
 
 
 @dataclass(frozen=True)
@@ -49,9 +56,17 @@ class Vocabulary:
         for row, clip in enumerate(rows):
             for name in clip:
                 if name not in index:
-                    raise CheckpointMismatchError(
-                        f"label {name!r} is not in the vocabulary: {', '.join(self.names[:20])}"
-                        + (" …" if len(self) > 20 else "")
-                    )
+                    raise CheckpointMismatchError(f"label {name!r} is not in the vocabulary: {some_of(self.names)}")
                 targets[row, index[name]] = 1
         return targets
+
+
+def nearest(key: str, known: Iterable[str], names: Sequence[str]) -> str:
+    """For a message on a class that there isn't: which of those known may be meant, or the names there are."""
+    near = difflib.get_close_matches(key, known, n=3)
+    return f"did you mean {' or '.join(near)}?" if near else f"there are: {some_of(names)}"
+
+
+def some_of(names: Sequence[str]) -> str:
+    """The first of them, for a message, and how many more there are."""
+    return ", ".join(names[:LISTED]) + (f" and {len(names) - LISTED} more" if len(names) > LISTED else "")

@@ -1,5 +1,6 @@
 """Which augmented copies training takes: a weight for each class and transform set."""
 
+import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,11 +9,12 @@ from typing import Any
 import numpy as np
 import yaml
 
-from audioclf import storage
+from audioclf import storage, yaml_files
 from audioclf.audio.augment import ORIGINAL, TRANSFORM_SETS
 from audioclf.errors import ConfigError, SchemaError
+from audioclf.labels import EVERY_CLASS, nearest
 
-EVERY_CLASS = "*"
+log = logging.getLogger("audioclf")
 
 
 @dataclass(frozen=True)
@@ -55,10 +57,7 @@ def parse(text: str, name: str) -> Policy:
     Raises:
         ConfigError: names the file, the field and what it should be.
     """
-    try:
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{name}: not YAML: {' '.join(str(error).split())}") from error
+    content = yaml_files.parse(text, name)
     if not isinstance(content, dict) or set(content) != {"classes"} or not isinstance(content["classes"], dict):
         raise ConfigError(f"{name}: a policy has one field, classes: below it each class or '*', then SET: WEIGHT")
     return Policy({_class_name(key, name): _sets(sets, key, name) for key, sets in content["classes"].items()})
@@ -67,6 +66,13 @@ def parse(text: str, name: str) -> Policy:
 def read(path_or_uri: str) -> Policy:
     """A policy file. Raises ConfigError where there is none, or it is not one."""
     return parse(storage.read_text(storage.to_uri(path_or_uri)), path_or_uri)
+
+
+def warn_of_strangers(policy: Policy, classes: Iterable[str]) -> None:
+    """Say which classes of a policy no clip has: a misspelt one would be taken for all others."""
+    known = sorted(classes)
+    for name in sorted(policy.classes.keys() - {EVERY_CLASS, *known}):
+        log.warning("the policy's class %s is no clip's label; %s", name, nearest(name, known, known))
 
 
 def _class_name(key: object, name: str) -> str:

@@ -15,7 +15,8 @@ from scipy.linalg import hadamard
 from scipy.stats import norm, t
 
 from audioclf.errors import ConfigError, TrainingError
-from audioclf.policy import EVERY_CLASS, Policy
+from audioclf.labels import EVERY_CLASS
+from audioclf.policy import Policy
 
 TOTAL_WEIGHT = 4.0
 """Weight of all augmented copies of a segment together, against the original's 1."""

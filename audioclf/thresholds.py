@@ -1,23 +1,16 @@
 """From which probability on a class counts as heard: learned on clips whose labels are known, or given in a file."""
 
-import difflib
 import math
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
-import yaml
 
-from audioclf import storage
+from audioclf import storage, yaml_files
 from audioclf.errors import ConfigError
-
-EVERY_CLASS = "*"
+from audioclf.labels import EVERY_CLASS, nearest, some_of
 
 MIN_POSITIVES = 5
 """Clips of a class from which its threshold is learned; fewer say too little."""
-
-LISTED = 10
-"""Classes named in a message."""
 
 
 def learn(probabilities: np.ndarray, targets: np.ndarray) -> np.ndarray:
@@ -93,7 +86,7 @@ def describe(thresholds: np.ndarray, names: Sequence[str]) -> str:
     span = f", {found.min():.2f} to {found.max():.2f}" if len(found) else ""
     words = f"thresholds learned for {len(found)} of {len(names)} classes{span}"
     if without := [name for name, value in zip(names, thresholds, strict=True) if np.isnan(value)]:
-        words += f"; none for {_list(without)} (fewer than {MIN_POSITIVES} clips have it, or all)"
+        words += f"; none for {some_of(without)} (fewer than {MIN_POSITIVES} clips have it, or all)"
     return words
 
 
@@ -116,7 +109,9 @@ def read(uri: str, names: Sequence[str], mids: Sequence[str] | None = None) -> d
 
 def parse(text: str, name: str, names: Sequence[str], mids: Sequence[str] | None = None) -> dict[str, float]:
     """The content of a file of that name, as `read` takes it."""
-    content = _load(text, name)
+    content = yaml_files.parse(text, name)
+    if not isinstance(content, dict):
+        raise ConfigError(f'{name}: should be CLASS: VALUE, a line each, and "{EVERY_CLASS}": VALUE for all others')
     known = {**(dict(zip(mids, names, strict=True)) if mids else {}), **{one: one for one in names}}
     given: dict[str, float] = {}
     key_of: dict[str, str] = {}
@@ -124,7 +119,7 @@ def parse(text: str, name: str, names: Sequence[str], mids: Sequence[str] | None
         if not isinstance(key, str):
             raise ConfigError(f"{name}: {key!r} is no text; put the class's name in quotes")
         if key != EVERY_CLASS and key not in known:
-            raise ConfigError(f"{name}: {key!r} is no class of the network; {_nearest(key, known, names)}")
+            raise ConfigError(f"{name}: {key!r} is no class of the network; {nearest(key, known, names)}")
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
             raise ConfigError(f"{name}: {key}: {value!r} should be a number from 0 to 1, such as 0.25")
         of_class = known.get(key, key)
@@ -132,34 +127,6 @@ def parse(text: str, name: str, names: Sequence[str], mids: Sequence[str] | None
             raise ConfigError(f"{name}: {key} and {key_of[of_class]} are one class; leave one of them out")
         given[of_class], key_of[of_class] = float(value), key
     if EVERY_CLASS not in given and (without := [one for one in names if one not in given]):
-        raise ConfigError(f'{name}: no threshold for {_list(without)}; add them, or "{EVERY_CLASS}" for all others')
+        raise ConfigError(f'{name}: no threshold for {some_of(without)}; add them, or "{EVERY_CLASS}" for all others')
     default = given.get(EVERY_CLASS, math.nan)
     return {one: given.get(one, default) for one in names}
-
-
-def _load(text: str, name: str) -> dict[Any, Any]:
-    """The mapping that a file holds, no key of it given twice."""
-    try:
-        content, node = yaml.safe_load(text), yaml.compose(text, yaml.SafeLoader)
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: of a date that does not exist
-        raise ConfigError(f"{name}: not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict) or not isinstance(node, yaml.MappingNode):
-        raise ConfigError(f'{name}: should be CLASS: VALUE, a line each, and "{EVERY_CLASS}": VALUE for all others')
-    lines: dict[Any, int] = {}
-    for key, _ in node.value:
-        line = key.start_mark.line + 1
-        if key.value in lines:
-            raise ConfigError(
-                f"{name}: {key.value}: given twice (line {lines[key.value]}, line {line}); leave one of them out"
-            )
-        lines[key.value] = line
-    return content
-
-
-def _nearest(key: str, known: Iterable[str], names: Sequence[str]) -> str:
-    near = difflib.get_close_matches(key, known, n=3)
-    return f"did you mean {' or '.join(near)}?" if near else f"there are: {_list(names)}"
-
-
-def _list(names: Sequence[str]) -> str:
-    return ", ".join(names[:LISTED]) + (f" and {len(names) - LISTED} more" if len(names) > LISTED else "")

@@ -138,12 +138,9 @@ def _check_filters(spec: FrontEnd, where: str) -> None:
 
 
 def _mapping(text: str, name: str) -> dict[str, Any]:
-    import yaml  # here: only a job that is given a file needs it
+    from audioclf import yaml_files  # here: only a job that is given a file needs it
 
-    try:
-        fields = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{name}: not YAML: {error}") from error
+    fields = yaml_files.parse(text, name)
     if not isinstance(fields, dict):
         raise ConfigError(f"{name}: holds no fields; write one a line, as in `sample_rate: 44100`")
     return {str(key): value for key, value in fields.items()}

@@ -44,6 +44,8 @@ def run(config: ExtractConfig) -> str:
     table = clips.table.slice(0, config.limit)
     if len(table) == 0:
         raise ConfigError(f"{config.manifest}: the manifest holds no clips")
+    if augmentation.policy:
+        policy.warn_of_strangers(augmentation.policy, table["labels"].combine_chunks().flatten().unique().to_pylist())
     directory = RunDirectory(config.output)
     segment_s = config.segment_s or _bound_segment_s(directory) or _longest_clip_s(table, config)
     plan, work, binding = _plan(config, front_end, augmentation, clips, table, segment_s, directory)

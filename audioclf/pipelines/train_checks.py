@@ -14,7 +14,7 @@ from audioclf.audio.pcm import AnyFrontEnd
 from audioclf.checkpoint import Checkpoint
 from audioclf.config import Training
 from audioclf.errors import ConfigError
-from audioclf.policy import Policy
+from audioclf.policy import Policy, warn_of_strangers
 from audioclf.training_input import TrainingInput
 
 log = logging.getLogger("audioclf")
@@ -60,6 +60,8 @@ def check(shard_uris: Sequence[str], how: Training, test_fold: int | None, chose
         raise ConfigError(f"--test-fold {test_fold}: the shards have the folds {known or 'none'}")
     if chosen and (lacking := set(chosen.transform_sets) - set(rows["transform_set"].unique().to_pylist())):
         raise ConfigError(f"--policy: the shards hold no copies of {', '.join(sorted(lacking))}; extract with it")
+    if chosen:
+        warn_of_strangers(chosen, rows["labels"].combine_chunks().flatten().unique().to_pylist())
     spread = rows.group_by("source_id").aggregate([("fold", "count_distinct", pc.CountOptions(mode="all"))])
     if several := spread.filter(pc.field("fold_count_distinct") > 1)["source_id"].to_pylist():
         raise ConfigError(

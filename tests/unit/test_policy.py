@@ -1,5 +1,6 @@
 """Policy files: what they may say, and what training makes of them."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,8 @@ FORM = "a policy has one field, classes"
 @pytest.mark.parametrize(
     ("text", "says"),
     [
+        ("classes:\n  dog: {ts: 1}\n  cat: {}\n  dog: {}", r"p\.yaml: dog: given twice \(line 2, line 4\)"),
+        ("classes: {dog: {ts: 1, ts: 2}}", r"p\.yaml: ts: given twice"),
         ("classes: {dog: {ts: 1}", r"p\.yaml: not YAML: .*line 1"),
         ("", rf"p\.yaml: {FORM}"),
         ("dog: {ts: 1}", rf"p\.yaml: {FORM}"),
@@ -147,3 +150,12 @@ def test_the_weights_of_a_segments_rows_add_up_to_the_policys(
     for clip, segment, name, _ in copies:
         mine = [weight for weight, row in zip(found, rows, strict=True) if row[:3] == (clip, segment, name)]
         assert sum(mine) == pytest.approx(weights.get(name, 0))
+
+
+def test_a_class_that_no_clip_has_is_named_with_what_may_be_meant(caplog: pytest.LogCaptureFixture) -> None:
+    chosen = Policy({"dog-bark": {"ts": 1.0}, "siren": {}, "*": {}})
+    with caplog.at_level(logging.WARNING, "audioclf"):
+        policy.warn_of_strangers(chosen, ["dog_bark", "siren"])
+    assert [record.getMessage() for record in caplog.records] == [
+        "the policy's class dog-bark is no clip's label; did you mean dog_bark?"
+    ]
