@@ -19,6 +19,7 @@ from audioclf.config import ExtractConfig
 from audioclf.errors import ConfigError, EngineError
 from audioclf.extraction import ExtractPlan, UnitExtractor
 from audioclf.manifest import ManifestFile
+from audioclf.pipelines import cluster
 from audioclf.pipelines.manifest import probe_all
 from audioclf.pipelines.progress import Progress, log_outcome
 from audioclf.pipelines.run_units import Stage, run_units
@@ -71,9 +72,10 @@ def run(config: ExtractConfig) -> str:
             storage.remove_unfinished(directory.at(folder))
     progress = Progress("extract", _clips_in(due), began)
     if due:
-        for counts in run_units([Stage(_make, plan, config.num_actors, config.memory_mb)], due):
-            progress.add(counts)
-        progress.close()
+        cluster.connect()
+        with progress.shown():
+            for counts in run_units([Stage(_make, plan, config.num_actors, config.memory_mb)], due):
+                progress.add(counts)
     totals = conservation.check(plan, work, table)
     summary = _summary(totals, progress, config.max_reject_fraction)
     directory.finish(summary)

@@ -1,10 +1,13 @@
 """What a person sees while a job runs: a line on a terminal, a log line now and then elsewhere."""
 
+import contextlib
 import logging
 import shlex
 import sys
+import threading
 import time
 from collections import Counter, defaultdict
+from collections.abc import Iterator
 from typing import Any
 
 from ray.util import metrics
@@ -46,7 +49,7 @@ class Progress:
         self._job, self._planned, self._noun = job, clips, noun
         self._began = began
         self._first: tuple[float, Counter[str]] | None = None
-        self._last_shown = time.monotonic()
+        self._lock = threading.Lock()
         self._terminal = sys.stderr.isatty()
         self._done: Counter[str] = Counter()
         self._reasons: Counter[str] = Counter()
@@ -62,6 +65,10 @@ class Progress:
 
     def add(self, counts: dict[str, Any]) -> None:
         """Count a finished unit: its clips, clips_rejected, audio_s, bytes and reasons."""
+        with self._lock:
+            self._add(counts)
+
+    def _add(self, counts: dict[str, Any]) -> None:
         self._done.update(units=1, **{name: counts[name] for name in COUNTED})
         self._reasons.update(counts["reasons"])
         self._augmented.update(counts.get("augmented", {}))
@@ -79,30 +86,44 @@ class Progress:
         now = time.monotonic()
         if self._first is None:
             self._first = now, Counter(self._done)
-        if now - self._last_shown >= (TERMINAL_EVERY_S if self._terminal else LOG_EVERY_S):
-            self._last_shown = now
-            self._show(now)
 
-    def close(self) -> None:
-        """Show the last state."""
-        self._show(time.monotonic())
-        if self._terminal:
-            sys.stderr.write("\n")
+    @contextlib.contextmanager
+    def shown(self) -> Iterator[None]:
+        """Show, while the with-block runs, what is counted, also while no unit ends; and at its end the last state."""
+        stop = threading.Event()
+        clock = threading.Thread(target=self._show_until, args=(stop,), name="progress", daemon=True)
+        clock.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            clock.join()
+            self._show()
+            if self._terminal:
+                sys.stderr.write("\n")
 
-    def _show(self, now: float) -> None:
-        done, rate = self._done, self._rates(now)
-        left = (self._planned - done["clips"]) / rate["clips"] if rate["clips"] else 0
-        rejects = ", ".join(f"{count:,} {reason}" for reason, count in self._reasons.most_common(3))
-        text = (
-            f"{self._job}: {done['clips']:,}/{self._planned:,} {self._noun}, {rate['clips']:,.0f}/s, "
-            f"{rate['audio_s']:,.0f} audio-h/h, {rate['bytes'] / 1e6:,.0f} MB/s, "
-            f"{done['clips_rejected']:,} rejected{f' ({rejects})' if rejects else ''}, {left:,.0f} s left"
-        )
+    def _show_until(self, stop: threading.Event) -> None:
+        while not stop.wait(TERMINAL_EVERY_S if self._terminal else LOG_EVERY_S):
+            self._show()
+
+    def _show(self) -> None:
+        with self._lock:
+            text = self._words(time.monotonic())
         if self._terminal:
             sys.stderr.write(f"\r\x1b[K{text}")
             sys.stderr.flush()
         else:
             log.info("%s", text)
+
+    def _words(self, now: float) -> str:
+        done, rate = self._done, self._rates(now)
+        left = (self._planned - done["clips"]) / rate["clips"] if rate["clips"] else 0
+        rejects = ", ".join(f"{count:,} {reason}" for reason, count in self._reasons.most_common(3))
+        return (
+            f"{self._job}: {done['clips']:,}/{self._planned:,} {self._noun}, {rate['clips']:,.0f}/s, "
+            f"{rate['audio_s']:,.0f} audio-h/h, {rate['bytes'] / 1e6:,.0f} MB/s, "
+            f"{done['clips_rejected']:,} rejected{f' ({rejects})' if rejects else ''}, {left:,.0f} s left"
+        )
 
     def _rates(self, now: float) -> dict[str, float]:
         """What is counted, per second: the steady rates, from the first finished unit on, once known."""

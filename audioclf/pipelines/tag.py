@@ -184,10 +184,10 @@ def _process(
     most = min(units.default_unit_segments(int(n_windows.sum())), max(1, UNIT_BYTES // windows.picture_bytes))
     work = units.plan_units(n_windows, seconds, splittable, most, config.unit_s)
     progress = Progress("tag", len(table), began, "recordings")
-    for counts in run_units(_stages(config, plan, n_inference, len(work)), work):
-        lock.check()
-        progress.add(counts)
-    progress.close()
+    with progress.shown():
+        for counts in run_units(_stages(config, plan, n_inference, len(work)), work):
+            lock.check()
+            progress.add(counts)
     return progress
 
 

@@ -1,6 +1,7 @@
 """What is shown while a job runs is what its units say."""
 
 import logging
+import threading
 import time
 from typing import Any
 
@@ -39,10 +40,9 @@ def unit(clips: int, rejected: int, **reasons: int) -> dict[str, Any]:
 
 def test_metrics_and_summary_say_the_same(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setattr(progress.metrics, "Counter", Recorded)
-    monkeypatch.setattr(progress, "LOG_EVERY_S", 0.0)
     Recorded.values.clear()
     shown = Progress("extract", 20, time.monotonic())
-    with caplog.at_level(logging.INFO, "audioclf"):
+    with caplog.at_level(logging.INFO, "audioclf"), shown.shown():
         shown.add(unit(10, 0))
         shown.add(unit(10, 3, DecodeError=2, EmptyClipError=1))
     assert "20/20 clips" in caplog.messages[-1]
@@ -60,3 +60,13 @@ def test_metrics_and_summary_say_the_same(monkeypatch: pytest.MonkeyPatch, caplo
         ("audioclf_stage_seconds", "augment ts"): 0.5,
     }
     assert summary["rejects_by_reason"] == {"DecodeError": 2, "EmptyClipError": 1}
+
+
+def test_a_line_comes_also_while_no_unit_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store that is away for half a minute must not look like a job that hangs."""
+    monkeypatch.setattr(progress, "LOG_EVERY_S", 0.001)
+    said = threading.Semaphore(0)
+    monkeypatch.setattr(progress.log, "info", lambda *_: said.release())
+    with Progress("extract", 20, time.monotonic()).shown():
+        for _ in range(3):
+            assert said.acquire(timeout=60)
