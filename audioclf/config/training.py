@@ -136,6 +136,9 @@ class TrainConfig(Training):
     num_workers: int = 1
     """Training workers; 0 trains in the job's own process, for small sets: it starts sooner, and once killed begins
     anew."""
+    min_workers: int | None = None
+    """Train with so many where there is no room for all of --num-workers; the others join, after an epoch, when there
+    is. Default: wait for all."""
     memory_mb: int | None = None
     """Memory for the training rows of each worker, in MB; default: half of its share of its machine. Rows that do not
     fit are streamed from the shards in every epoch."""
@@ -147,6 +150,10 @@ class TrainConfig(Training):
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self.num_workers >= 0, "--num-workers must be 0 or more")
+        require(
+            self.min_workers is None or 1 <= self.min_workers <= self.num_workers,
+            "--min-workers must lie between 1 and --num-workers",
+        )
         require(self.memory_mb is None or self.memory_mb >= 1, "--memory-mb must be 1 or more")
         require(self.seed >= 0, "--seed must be 0 or more")
 

@@ -58,6 +58,8 @@ class TrainJob:
     """For the training rows of each worker; None: by the memory of its machine."""
     policy: Policy | None
     """Which copies are taken, and how often; None: originals and all copies alike."""
+    min_workers: int | None = None
+    """To train with where there is no room for all; None: wait for all."""
 
 
 def run(config: TrainConfig) -> str:
@@ -79,6 +81,7 @@ def run(config: TrainConfig) -> str:
         config.use_gpu,
         config.memory_mb,
         chosen,
+        config.min_workers,
     )
     binding = {
         "shards": rundir.bindings(shard_uris),
@@ -160,7 +163,9 @@ def _fit(job: TrainJob, board: Any, at_once: int) -> None:
         _train_loop,
         train_loop_config={"job": job, "board": board, "at_once": at_once},
         scaling_config=ray.train.ScalingConfig(
-            num_workers=job.num_workers, use_gpu=job.use_gpu, resources_per_worker=resources
+            num_workers=(job.min_workers, job.num_workers) if job.min_workers else job.num_workers,
+            use_gpu=job.use_gpu,
+            resources_per_worker=resources,
         ),
         run_config=ray.train.RunConfig(
             name=STATE_FOLDER,
@@ -194,11 +199,12 @@ def _train_loop(config: dict[str, Any]) -> None:
     taken, weights = policy.training_rows(job.policy, index.columns, [job.test_fold])
     index = index.take(taken)
     state, history = _saved()
-    here = context.get_local_world_size() * at_once
+    here = (job.num_workers if job.min_workers else context.get_local_world_size()) * at_once  # some may join
     memory_bytes = state["memory_bytes"] if state else _least(_memory_bytes(job, here), share)
     rows, words = _rows(index, memory_bytes)
     if share.rank == 0:
-        board.say.remote(f"{job.name}: {words}")
+        workers = f"{share.world_size} of {job.num_workers} workers; " if job.min_workers else ""
+        board.say.remote(f"{job.name}: {workers}{words}")
     start, front_end = train_checks.beginning(job.training, rows.front_end)
     network = training.build_network(job.training, rows, job.vocabulary, job.seed, front_end, start)
     network = network.to(ray.train.torch.get_device())

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -37,6 +38,21 @@ def test_two_workers_see_the_loss_of_one(trained: str, extracted: str, tmp_path:
         )
         losses.append([one["loss"] for one in json.loads(Path(output, "metrics.json").read_text())["epochs"]])
     np.testing.assert_allclose(losses[0], losses[1], rtol=2e-3)  # float32 sums in another order, over 10 steps
+
+
+def test_a_training_takes_the_workers_that_there_is_room_for(
+    extracted: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Four workers are asked for where two fit: without --min-workers it would wait for ever."""
+    losses = []
+    asked: dict[str, dict[str, Any]] = {"fixed": {"num_workers": 2}, "elastic": {"num_workers": 4, "min_workers": 1}}
+    for name, flags in asked.items():
+        output = str(tmp_path / name)
+        with caplog.at_level("INFO", "audioclf"):
+            train.run(TrainConfig(shards=(extracted,), output=output, epochs=2, batch_size=8, dropout=0.0, **flags))
+        losses.append([one["loss"] for one in json.loads(Path(output, "metrics.json").read_text())["epochs"]])
+    assert losses[0] == losses[1]
+    assert "2 of 4 workers" in caplog.text
 
 
 def test_evaluation_measures_the_held_out_fold_alone(trained: str, extracted: str, tmp_path: Path) -> None:

@@ -69,6 +69,8 @@ def tag(**flags: Any) -> config.TagConfig:
         (crossval, {"num_workers": 0}, "--num-workers"),
         (evaluate, {"batch_size": 0}, "--batch-size"),
         (evaluate, {"num_actors": -1}, "--num-actors"),
+        (train, {"num_workers": 2, "min_workers": 3}, "--min-workers must lie between 1 and --num-workers"),
+        (train, {"num_workers": 0, "min_workers": 1}, "--min-workers"),
         (tag, {"use_gpu": True, "gpus_per_actor": 1.5}, "--gpus-per-actor must be a share of a GPU"),
         (tag, {"window_s": 0.0}, "--window-s"),
         (tag, {"hop_s": 0.0}, "--hop-s"),
