@@ -109,11 +109,6 @@ class FrontEnd:
         except TypeError as error:
             raise SchemaError(f"not a front end of this version: {error}") from error
 
-    def differences(self, other: "FrontEnd") -> str:
-        """The fields in which two front ends differ, both sides named; empty if none."""
-        ours, theirs = self.to_dict(), other.to_dict()
-        return ", ".join(f"{key} {ours[key]} against {theirs[key]}" for key in ours if ours[key] != theirs[key])
-
 
 _LOGMEL44K = FrontEnd(
     "logmel44k", sample_rate=44_100, n_fft=1024, win_length=1024, hop_length=1024,

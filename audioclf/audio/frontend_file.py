@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from audioclf.audio.frontend import FRONT_ENDS, FrontEnd
-from audioclf.audio.pcm import PCM_FRONT_ENDS
+from audioclf.audio.pcm import PCM_FRONT_ENDS, differences
 from audioclf.errors import ConfigError
 
 log = logging.getLogger("audioclf")
@@ -46,7 +46,7 @@ def load_front_end(text: str, name: str) -> FrontEnd:
             f"{name}: {', '.join(missing)} missing; write them, or `base: NAME` to take them from a named one"
         )
     spec = FrontEnd(**given)
-    if spec.name in FRONT_ENDS and (difference := FRONT_ENDS[spec.name].differences(spec)):
+    if spec.name in FRONT_ENDS and (difference := differences(FRONT_ENDS[spec.name], spec)):
         raise ConfigError(f"{name}: name: {spec.name} is built in, and differs ({difference}); choose another name")
     if spec.name in PCM_FRONT_ENDS:
         raise ConfigError(f"{name}: name: {spec.name} is built in, and keeps waveforms; choose another name")

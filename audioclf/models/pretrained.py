@@ -31,7 +31,7 @@ CACHE_VARIABLE, DEFAULT_CACHE = "AUDIOCLF_CACHE", "~/.cache/audioclf"
 TIMEOUT_S = 30.0
 """Without a byte from the server."""
 
-CLASSES = "audioset_classes.tsv"
+CLASSES, N_CLASSES = "audioset_classes.tsv", 527
 SEGMENT_S = 10.0
 """AudioSet's clips."""
 
@@ -52,7 +52,6 @@ class Published:
     """ALGORITHM:HEX, as published with the file or taken of a copy; None: not known, and the file is not fetched."""
     layout: Literal["state", "panns"]
     """A state dict; or one under `model`, with the front end's weights, beside what else a training had to keep."""
-    n_classes: int = 527
 
     @property
     def file_name(self) -> str:
@@ -195,7 +194,7 @@ def load(published: Published, file_uri: str | None = None) -> Network:
     state = _read(uri)
     if published.layout == "panns":
         state = _without_front_end(state, front_end, where)
-    network = models.build(published.network, front_end.n_features, published.n_classes)
+    network = models.build(published.network, front_end.n_features, N_CLASSES)
     state = {**state, "mean": network.mean, "std": network.std}
     _require_same(network.state_dict(), state, f"{where}: not the weights of {published.name}")
     network.load_state_dict(state)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from audioclf.audio.frontend import FRONT_ENDS, FrontEnd, get_front_end, log_mel
 from audioclf.audio.frontend_file import check, load_front_end
+from audioclf.audio.pcm import differences
 from audioclf.audio.segment import segment_samples
 from audioclf.errors import ConfigError, SchemaError
 
@@ -171,8 +172,8 @@ def test_filters_without_a_norm_add_up_to_1_between_the_first_and_the_last_centr
 
 def test_differences_name_each_field_and_both_sides() -> None:
     other = dataclasses.replace(SPEC, n_mels=64, f_min_hz=50.0)
-    assert SPEC.differences(other) == "n_mels 128 against 64, f_min_hz 0.0 against 50.0"
-    assert SPEC.differences(FrontEnd.from_dict(SPEC.to_dict())) == ""
+    assert differences(SPEC, other) == "n_mels 128 against 64, f_min_hz 0.0 against 50.0"
+    assert differences(SPEC, FrontEnd.from_dict(SPEC.to_dict())) == ""
 
 
 def test_an_unknown_name_is_told_the_known_ones() -> None:
