@@ -8,6 +8,8 @@ from functools import partial
 from typing import Any, BinaryIO
 
 from audioclf import storage
+from audioclf.audio import recording
+from audioclf.audio.recording import AudioInfo
 
 WHOLE_BYTES = 64 << 20
 """Objects up to this size are fetched by one request, larger ones by range as they are read."""
@@ -62,3 +64,14 @@ class Fetcher:
             return partial(storage.open_ranged, uri, etag, RANGE_BYTES), 0
         future = self._pool.submit(storage.read_bytes, uri, etag)
         return lambda: io.BytesIO(future.result()), size
+
+
+def probe(uri: str) -> AudioInfo:
+    """What a file's header says.
+
+    Raises:
+        ClipError: it can't be read.
+        StorageError: the store can't be reached or refuses.
+    """
+    with storage.open_ranged(uri) as file:
+        return recording.probe(file, storage.display(uri))

@@ -99,7 +99,7 @@ def display(uri: str) -> str:
 
 
 def list_files(root_uri: str) -> Iterator[FileInfo]:
-    """All files below a folder or prefix, hidden ones left out, in no particular order.
+    """All files below a folder or prefix, hidden ones and lost+found left out, in no particular order.
 
     Raises:
         ConfigError: there is no such folder or bucket.
@@ -137,7 +137,7 @@ def _walk(root: str) -> Iterator[tuple[str, os.stat_result]]:
             continue
         with entries:
             for entry in entries:
-                if entry.name.startswith(".") or entry.name == LOST_AND_FOUND:
+                if entry.name.startswith(".") or (entry.name == LOST_AND_FOUND and folder == root):
                     continue
                 if entry.is_dir():
                     if not (entry.is_symlink() and _lies_in(folder, entry.path)):
@@ -363,7 +363,8 @@ def _list_s3(root_uri: str) -> Iterator[FileInfo]:
     prefix = prefix + "/" if prefix else ""
     for entry in s3_listing.objects(bucket, prefix):
         below = entry["Key"][len(prefix) :]
-        if not below or below.endswith("/") or any(part.startswith(".") for part in below.split("/")):
+        hidden = any(part.startswith(".") for part in below.split("/")) or below.startswith(LOST_AND_FOUND + "/")
+        if not below or below.endswith("/") or hidden:
             continue
         uri = f"s3://{bucket}/{entry['Key']}"
         yield FileInfo(uri, quote(below), entry["Size"], entry["ETag"], entry["LastModified"].timestamp())

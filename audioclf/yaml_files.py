@@ -20,9 +20,10 @@ def parse(text: str, name: str) -> Any:
     """
     try:
         content, root = yaml.safe_load(text), yaml.compose(text, yaml.SafeLoader)
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: of a date that does not exist
+    # ValueError: of a date that does not exist; AttributeError: of !!timestamp x; RecursionError: of thousands of [
+    except (yaml.YAMLError, ValueError, AttributeError, RecursionError) as error:
         raise ConfigError(f"{name}: not YAML: {' '.join(str(error).split())}") from error
-    for mapping in _mappings(root):  # keys are scalars: the parser refuses others
+    for mapping in _mappings(root):
         line_of: dict[str, int] = {}
         for key, _ in mapping.value:
             line = key.start_mark.line + 1
@@ -34,11 +35,16 @@ def parse(text: str, name: str) -> Any:
     return content
 
 
-def _mappings(node: yaml.Node | None) -> Iterator[yaml.MappingNode]:
-    if isinstance(node, yaml.MappingNode):
-        yield node
-        for _, value in node.value:
-            yield from _mappings(value)
-    elif isinstance(node, yaml.SequenceNode):
-        for value in node.value:
-            yield from _mappings(value)
+def _mappings(root: yaml.Node | None) -> Iterator[yaml.MappingNode]:
+    """All of them, each once: an alias may lead back to what it lies in."""
+    waiting, seen = [root], set[int]()
+    while waiting:
+        node = waiting.pop()
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
+        if isinstance(node, yaml.MappingNode):
+            yield node
+            waiting += [value for _, value in node.value]
+        elif isinstance(node, yaml.SequenceNode):
+            waiting += node.value

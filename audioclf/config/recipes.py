@@ -1,5 +1,6 @@
 """Presets of the training flags, for --recipe."""
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import MISSING, fields
 from typing import Any
@@ -78,8 +79,9 @@ def defaults(config_type: type, arguments: Sequence[str]) -> Any:
 
 
 def _named(arguments: Sequence[str]) -> str | None:
-    for i, argument in enumerate(arguments):
+    named = None
+    for argument, following in itertools.pairwise([*arguments, "None"]):
         flag, equals, value = argument.partition("=")
         if flag == FLAG:
-            return value if equals else next(iter(arguments[i + 1 : i + 2]), None)
-    return None
+            named = value if equals else following  # the last one counts, as of any flag
+    return None if named == "None" else named

@@ -79,7 +79,7 @@ class TagConfig:
         require(not (self.use_gpu and self.runtime == "onnx"), "--runtime onnx computes on CPUs; drop --use-gpu")
         require(self.batch_size is None or self.batch_size >= 1, "--batch-size must be 1 or more")
         require(
-            0 < self.gpus_per_actor <= 1 or self.gpus_per_actor == int(self.gpus_per_actor) > 0,
+            0 < self.gpus_per_actor <= 1 or (self.gpus_per_actor > 0 and self.gpus_per_actor % 1 == 0),
             "--gpus-per-actor must be a share of a GPU, from 0 to 1, or a whole number of them",
         )
         require(self.inference_actors >= 0, "--inference-actors must be 0 or more")

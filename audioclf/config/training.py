@@ -137,8 +137,8 @@ class TrainConfig(Training):
     """Training workers; 0 trains in the job's own process, for small sets: it starts sooner, and once killed begins
     anew."""
     min_workers: int | None = None
-    """Train with so many where there is no room for all of --num-workers; the others join, after an epoch, when there
-    is. Default: wait for all."""
+    """Train with so many where the cluster has no room for all of --num-workers; the others join when it has, and the
+    epoch at hand is begun anew. Default: wait for all."""
     memory_mb: int | None = None
     """Memory for the training rows of each worker, in MB; default: half of its share of its machine. Rows that do not
     fit are streamed from the shards in every epoch."""

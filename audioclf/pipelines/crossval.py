@@ -28,6 +28,7 @@ def run(config: CrossvalConfig) -> str:
     """Train what is not yet trained, predict each fold by the networks that never saw it, measure."""
     storage.reach(*config.shards, config.output, *filter(None, [config.baseline]))
     shard_uris = tuple(storage.to_uri(uri) for uri in config.shards)
+    extractions = rundir.bindings(shard_uris)
     chosen = policy.read(config.policy) if config.policy and config.policy != LEARN else None
     how = train_checks.check(shard_uris, training_of(config), None, chosen)
     labels, row_folds = shards.all_labels(shard_uris)
@@ -39,7 +40,7 @@ def run(config: CrossvalConfig) -> str:
     vocabulary = Vocabulary.of(labels)
     directory = RunDirectory(config.output)
     binding = {
-        "shards": rundir.bindings(shard_uris),
+        "shards": extractions,
         **asdict(how),
         "seeds": config.seeds,
         "policy": _policy_binding(config, chosen),

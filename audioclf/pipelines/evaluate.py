@@ -31,6 +31,7 @@ def run(config: EvaluateConfig) -> str:
         )
     storage.reach(*config.shards, *checkpoint.uris(config.checkpoint), config.output)
     shard_uris = tuple(storage.to_uri(uri) for uri in config.shards)
+    extractions = rundir.bindings(shard_uris)
     uri = checkpoint.find(config.checkpoint)
     loaded = checkpoint.load_for(config.checkpoint)
     if config.write_thresholds:
@@ -40,7 +41,7 @@ def run(config: EvaluateConfig) -> str:
     loaded.require_front_end(shards.front_end_of(shards.read_metadata(first), first), storage.display(first))
     _require_known_labels(loaded.vocabulary, shard_uris, config.test_fold)
     binding = {
-        "shards": rundir.bindings(shard_uris),
+        "shards": extractions,
         "weights": loaded.weights_digest(),
         "test_fold": config.test_fold,
     }
@@ -74,8 +75,9 @@ def run(config: EvaluateConfig) -> str:
 
 def _require_known_labels(vocabulary: Vocabulary, shard_uris: tuple[str, ...], test_fold: int | None) -> None:
     """Raise CheckpointMismatchError where a clip to be measured has a label that the network lacks."""
-    labels = zip(*shards.all_labels(shard_uris), strict=True)
-    vocabulary.targets([sorted({name for of_clip, fold in labels if test_fold in (None, fold) for name in of_clip})])
+    rows = shards.read_columns(shard_uris, ["labels", "fold", "copy_index"])
+    labels = rows.filter(shards.wanted(copies=False, fold=test_fold, exclude_fold=None))["labels"].combine_chunks()
+    vocabulary.targets([sorted(labels.flatten().unique().to_pylist())])
 
 
 def _require_left_out(left_out: int | None, test_fold: int | None) -> None:

@@ -66,10 +66,10 @@ def run(config: ExtractConfig) -> str:
         "max_reject_fraction": config.max_reject_fraction,
     }
     directory.bind("extract", binding, flags)
+    for folder in (shards.DATA, shards.REJECTS):
+        storage.remove_unfinished(directory.at(folder))
     if due:
         storage.remove(directory.at(rundir.SUCCESS))
-        for folder in (shards.DATA, shards.REJECTS):
-            storage.remove_unfinished(directory.at(folder))
     progress = Progress("extract", _clips_in(due), began)
     if due:
         cluster.connect()

@@ -2,19 +2,19 @@
 
 import itertools
 import logging
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import assert_never
 
 import numpy as np
 import pyarrow as pa
 import ray
-from ray.exceptions import OutOfMemoryError, RayError, WorkerCrashedError
+from ray.exceptions import NodeDiedError, OutOfMemoryError, RayError, WorkerCrashedError
 
-from audioclf import audioset, folds, isolation, layouts, manifest, storage
-from audioclf.audio import recording
+from audioclf import audioset, fetch, folds, isolation, layouts, manifest, storage
 from audioclf.audio.recording import AudioInfo
 from audioclf.config import ManifestConfig
-from audioclf.errors import ClipError
+from audioclf.errors import ClipError, UnitCrashedError
 from audioclf.listing import FileTable, Heartbeat, batches
 from audioclf.manifest import Clip
 from audioclf.pipelines import cluster
@@ -22,6 +22,8 @@ from audioclf.pipelines import cluster
 log = logging.getLogger("audioclf")
 
 PROBE_CHUNK = 64
+PROBE_DEATHS = 4
+"""Workers that may die over one chunk, all but the first of which take care."""
 PROBES_AHEAD = 4  # chunks for each CPU that are queued: a worker never waits for the driver
 
 
@@ -132,25 +134,35 @@ def probe_all(uris: list[str]) -> list[AudioInfo | None]:
 def _probe_chunks(uris: pa.Array | pa.ChunkedArray) -> Iterator[tuple[int, list[AudioInfo | None]]]:
     """Headers of so many files, and the row of the first of them, as they come in."""
     cluster.connect()
-    probe_chunk = ray.remote(num_cpus=0.5, max_retries=1)(_probe_chunk)
+    probe_chunk = ray.remote(num_cpus=0.5, max_retries=0)(_probe_chunk)
     starts = iter(range(0, len(uris), PROBE_CHUNK))
     in_flight: dict[ray.ObjectRef, int] = {}
+    deaths: Counter[int] = Counter()
 
-    def send(start: int, careful: bool) -> None:
-        in_flight[probe_chunk.remote(uris.slice(start, PROBE_CHUNK).to_pylist(), careful)] = start
+    def send(start: int) -> None:
+        in_flight[probe_chunk.remote(uris.slice(start, PROBE_CHUNK).to_pylist(), deaths[start] > 0)] = start
 
     while True:
         ahead = PROBES_AHEAD * max(1, cluster.cpus())
         for start in itertools.islice(starts, max(0, ahead - len(in_flight))):
-            send(start, careful=False)
+            send(start)
         if not in_flight:
             return
         (done,), _ = ray.wait(list(in_flight), num_returns=1)
         start = in_flight.pop(done)
         try:
             infos = ray.get(done)
-        except (WorkerCrashedError, OutOfMemoryError):  # one of its files may be to blame
-            send(start, careful=True)
+        except NodeDiedError:
+            send(start)
+            continue
+        except (WorkerCrashedError, OutOfMemoryError) as error:  # one of its files may be to blame
+            deaths[start] += 1
+            if deaths[start] > PROBE_DEATHS:
+                raise UnitCrashedError(
+                    f"the worker that reads headers died {deaths[start]} times over the files from "
+                    f"{storage.display(uris[start].as_py())} on; if it ran out of memory, take a machine that has more"
+                ) from error
+            send(start)
             continue
         except RayError as error:
             raise cluster.own_error(error) from error
@@ -160,18 +172,13 @@ def _probe_chunks(uris: pa.Array | pa.ChunkedArray) -> Iterator[tuple[int, list[
 def _probe_chunk(uris: list[str], careful: bool) -> list[AudioInfo | None]:
     """The headers of some files; None for one that can't be read, or with care, that kills the process reading it."""
     infos: list[AudioInfo | None] = []
-    with isolation.Trials(_probe) as trials:
+    with isolation.Trials(fetch.probe) as trials:
         for uri in uris:
             try:
-                infos.append(_probe(uri) if not careful or trials.survives(uri) else None)
+                infos.append(fetch.probe(uri) if not careful or trials.survives(uri) else None)
             except ClipError:  # extract rejects it with its reason
                 infos.append(None)
     return infos
-
-
-def _probe(uri: str) -> AudioInfo:
-    with storage.open_ranged(uri) as file:
-        return recording.probe(file, storage.display(uri))
 
 
 def _report(clips: pa.Table, skipped: dict[str, int]) -> None:

@@ -37,6 +37,7 @@ def run(config: PolicyConfig) -> str:
     """Learn the policy for one test fold; what the trainings found is kept beside it, and a rerun goes on."""
     storage.reach(*config.shards, config.output)
     shard_uris = tuple(storage.to_uri(uri) for uri in config.shards)
+    rundir.bindings(shard_uris)  # half an extraction is told of before its rows are looked at
     how = train_checks.check(shard_uris, training_of(config), config.test_fold)
     output = storage.to_uri(config.output)
     stem = output.removesuffix(".yaml").removesuffix(".yml")

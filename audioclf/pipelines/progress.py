@@ -117,12 +117,12 @@ class Progress:
 
     def _words(self, now: float) -> str:
         done, rate = self._done, self._rates(now)
-        left = (self._planned - done["clips"]) / rate["clips"] if rate["clips"] else 0
+        left = f", {(self._planned - done['clips']) / rate['clips']:,.0f} s left" if rate["clips"] else ""
         rejects = ", ".join(f"{count:,} {reason}" for reason, count in self._reasons.most_common(3))
         return (
             f"{self._job}: {done['clips']:,}/{self._planned:,} {self._noun}, {rate['clips']:,.0f}/s, "
             f"{rate['audio_s']:,.0f} audio-h/h, {rate['bytes'] / 1e6:,.0f} MB/s, "
-            f"{done['clips_rejected']:,} rejected{f' ({rejects})' if rejects else ''}, {left:,.0f} s left"
+            f"{done['clips_rejected']:,} rejected{f' ({rejects})' if rejects else ''}{left}"
         )
 
     def _rates(self, now: float) -> dict[str, float]:

@@ -74,7 +74,7 @@ def run(config: TagConfig) -> str:
 def _find(config: TagConfig, output: RunDirectory) -> Archive:
     """The archive; one that has been tagged before may have been emptied since."""
     found = archive.find(config.input, may_be_empty=storage.exists(output.at(*ledger.SNAPSHOT)))
-    if not len(found):
+    if not len(found) and not found.is_manifest:
         log.warning("tag: %s is empty: the recordings that were in it are gone, or its disk is not there", config.input)
     return found
 
@@ -254,10 +254,12 @@ def _sum_up(config: TagConfig, settings: TagSettings, directory: RunDirectory, d
     directory.finish(summary)
     total = summary["total"]
     recordings = total["recordings"]
+    again = recordings["rejected_again"]
     log.info(
-        "tag: %s: %s recordings = %s ok + %s partial + %s rejected; %s windows, %s tags, %.2f h of audio in %.0f s",
+        "tag: %s: %s recordings = %s ok + %s partial + %s rejected%s; %s windows, %s tags, %.2f h of audio in %.0f s",
         summary["status"], f"{recordings['planned']:,}", f"{recordings['ok']:,}", f"{recordings['partial']:,}",
-        f"{recordings['rejected']:,}", f"{total['windows']:,}", f"{total['tags']:,}", total["audio_s"] / 3600,
+        f"{recordings['rejected']:,}", f" ({again:,} of these not for the first time)" if again else "",
+        f"{total['windows']:,}", f"{total['tags']:,}", total["audio_s"] / 3600,
         summary["this_run"]["wall_s"],
     )  # fmt: skip
     _log_rejects(directory)

@@ -38,6 +38,9 @@ log = logging.getLogger("audioclf")
 STATE_FOLDER = "training_state"
 """Below a training run: Ray Train's checkpoints, from which a killed run goes on; removed at the end."""
 STATE_FILE = "state.pt"
+RESIZE_EVERY_S = 600.0
+"""How often an elastic training looks whether there is room for more workers: each change costs the epoch at hand."""
+
 REPORT_EVERY_S = 10.0
 
 
@@ -66,6 +69,7 @@ def run(config: TrainConfig) -> str:
     """Train one network on all folds but one."""
     storage.reach(*config.shards, config.output)
     shard_uris = tuple(storage.to_uri(uri) for uri in config.shards)
+    extractions = rundir.bindings(shard_uris)
     chosen = policy.read(config.policy) if config.policy else None
     how = train_checks.check(shard_uris, training_of(config), config.test_fold, chosen)
     directory = RunDirectory(config.output)
@@ -84,7 +88,7 @@ def run(config: TrainConfig) -> str:
         config.min_workers,
     )
     binding = {
-        "shards": rundir.bindings(shard_uris),
+        "shards": extractions,
         **asdict(how),
         "policy": chosen.to_dict() if chosen else None,
         "test_fold": config.test_fold,
@@ -125,20 +129,19 @@ def train_all(jobs: list[TrainJob], at_once: int) -> None:
             running[_start(job, board, at_once)] = job
         done, _ = futures.wait(running, timeout=REPORT_EVERY_S, return_when=futures.FIRST_COMPLETED)
         for future in done:
-            job = running.pop(future)
             try:
                 future.result()
             except (RayError, TrainingFailedError) as error:
                 raise cluster.own_error(error) from error
-            log.info("%s: trained, %d to go", job.name, len(waiting) + len(running))
-        if not done:
-            names = {job.name for job in running.values()}
-            said, latest = ray.get(board.latest.remote())
-            for words in said:
-                log.info("%s", words)
-            for name, epochs, metrics in latest:
-                if name in names:
-                    log.info("%s: epoch %d/%d, loss %.4f", name, metrics["epoch"], epochs, metrics["loss"])
+        names = {job.name for job in running.values()}
+        said, latest = ray.get(board.latest.remote())
+        for words in said:
+            log.info("%s", words)
+        for name, epochs, metrics in latest:
+            if name in names:
+                log.info("%s: epoch %d/%d, loss %.4f", name, metrics["epoch"], epochs, metrics["loss"])
+        for future in done:
+            log.info("%s: trained, %d to go", running.pop(future).name, len(waiting) + len(running))
 
 
 def _start(job: TrainJob, board: Any, at_once: int) -> Future[None]:
@@ -164,6 +167,7 @@ def _fit(job: TrainJob, board: Any, at_once: int) -> None:
         train_loop_config={"job": job, "board": board, "at_once": at_once},
         scaling_config=ray.train.ScalingConfig(
             num_workers=(job.min_workers, job.num_workers) if job.min_workers else job.num_workers,
+            elastic_resize_monitor_interval_s=RESIZE_EVERY_S,
             use_gpu=job.use_gpu,
             resources_per_worker=resources,
         ),
@@ -199,7 +203,7 @@ def _train_loop(config: dict[str, Any]) -> None:
     taken, weights = policy.training_rows(job.policy, index.columns, [job.test_fold])
     index = index.take(taken)
     state, history = _saved()
-    here = (job.num_workers if job.min_workers else context.get_local_world_size()) * at_once  # some may join
+    here = (_most_workers_here(job) if job.min_workers else context.get_local_world_size()) * at_once
     memory_bytes = state["memory_bytes"] if state else _least(_memory_bytes(job, here), share)
     rows, words = _rows(index, memory_bytes)
     if share.rank == 0:
@@ -228,6 +232,13 @@ def _train_loop(config: dict[str, Any]) -> None:
             ray.train.report(history[-1], checkpoint=saved)
     if share.rank == 0:
         _save(job, trainer.trained(), front_end, rows, history)
+
+
+def _most_workers_here(job: TrainJob) -> int:
+    """Of an elastic training, on this machine: some may join later."""
+    node = ray.get_runtime_context().get_node_id()
+    (resources,) = (one["Resources"] for one in ray.nodes() if one["NodeID"] == node)
+    return min(job.num_workers, max(1, int(resources.get("GPU" if job.use_gpu else "CPU", 1))))
 
 
 def _memory_bytes(job: TrainJob, workers: int) -> int:

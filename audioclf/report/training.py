@@ -211,7 +211,7 @@ def _mistake(of_label: float, heard: str, of_heard: float, row: dict[str, Any]) 
     lines = [f"{fold}is {', '.join(row['labels'])} ({of_label:.2f})", f"heard as {heard} ({of_heard:.2f})"]
     try:
         file = storage.open_ranged(row["uri"])
-        with Recording(file, storage.display(row["uri"]), row["start_s"], row["end_s"]) as recording:
+        with Recording(file, storage.display(row["uri"]), row.get("start_s"), row.get("end_s")) as recording:
             rate = recording.sample_rate
             samples = recording.read(0, round(media.MOST_S * rate))
     except (ClipError, StorageError) as error:

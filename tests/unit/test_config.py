@@ -131,6 +131,12 @@ def test_a_recipe_sets_flags_and_those_given_beside_it_win(monkeypatch: pytest.M
     )
     assert cli.run(config.TrainConfig, "train", None) == 0
     assert (seen[2].model, seen[2].schedule, seen[2].warmup_epochs) == ("crnn", "cosine", 2)
+    monkeypatch.setattr(sys, "argv", [*argv[:5], "--recipe", "finetune", "--recipe=probe"])
+    assert cli.run(config.TrainConfig, "train", None) == 0
+    assert (seen[3].recipe, seen[3].freeze) == ("probe", "backbone")
+    monkeypatch.setattr(sys, "argv", [*argv[:5], "--recipe", "None"])
+    assert cli.run(config.TrainConfig, "train", None) == 0
+    assert seen[4] == config.TrainConfig(shards=("s",), output="o")
     monkeypatch.setattr(sys, "argv", [*argv[:5], "--recipe", "cake"])
     assert cli.run(config.TrainConfig, "train", None) == 2
 

@@ -66,6 +66,9 @@ FORM = "a policy has one field, classes"
     [
         ("classes:\n  dog: {ts: 1}\n  cat: {}\n  dog: {}", r"p\.yaml: dog: given twice \(line 2, line 4\)"),
         ("classes: {dog: {ts: 1, ts: 2}}", r"p\.yaml: ts: given twice"),
+        ("classes: &x {dog: *x}", r"p\.yaml: classes: dog: .* is no transform set"),
+        ("classes: !!timestamp foo", r"p\.yaml: not YAML"),
+        ("[" * 3000, r"p\.yaml: not YAML"),
         ("classes: {dog: {ts: 1}", r"p\.yaml: not YAML: .*line 1"),
         ("", rf"p\.yaml: {FORM}"),
         ("dog: {ts: 1}", rf"p\.yaml: {FORM}"),

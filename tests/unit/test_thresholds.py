@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -337,9 +338,11 @@ def test_a_label_that_the_network_lacks_is_told_before_it_predicts(
     tmp_path: Path, shards: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save(tmp_path, seed=0)
-    found = evaluate.shards.all_labels((shards,))
-    monkeypatch.setattr(evaluate.shards, "all_labels", lambda _: ([*found[0], ["wind"]], [*found[1], 3]))
+    found = evaluate.shards.read_columns((shards,), ["labels", "fold", "copy_index"])
+    stranger = pa.table({"labels": [["wind"]], "fold": [3], "copy_index": [0]}, schema=found.schema)
+    monkeypatch.setattr(evaluate.shards, "read_columns", lambda *_: pa.concat_tables([found, stranger]))
     monkeypatch.delattr(evaluate, "map_on_actors")
     with pytest.raises(CheckpointMismatchError, match="'wind' is not in the vocabulary"):
         measure(tmp_path, shards, "x")
     assert not (tmp_path / "x").exists()
+    evaluate.run(EvaluateConfig((shards,), str(tmp_path / "trained"), str(tmp_path / "x"), test_fold=1, dry_run=True))
