@@ -31,9 +31,9 @@ def run(config: EvaluateConfig) -> str:
         )
     storage.reach(*config.shards, *checkpoint.uris(config.checkpoint), config.output)
     shard_uris = tuple(storage.to_uri(uri) for uri in config.shards)
-    extractions = rundir.bindings(shard_uris)
     uri = checkpoint.find(config.checkpoint)
     loaded = checkpoint.load_for(config.checkpoint)
+    extractions = rundir.bindings(shard_uris)
     if config.write_thresholds:
         _require_left_out(loaded.training.get("test_fold"), config.test_fold)
     directory = RunDirectory(config.output)

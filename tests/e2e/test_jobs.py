@@ -41,7 +41,7 @@ def clips(tmp_path: Path) -> Path:
         ("extract", ["--manifest", "x", "--output", "y", "--copies", "0"], "--copies must be 1 or more"),
         ("manifest", ["--input", "absent", "--output", "y"], "absent: no such folder"),
         ("manifest", ["--input", "jobs", "--output", "y", "--layout", "flat"], "no audio file below it"),
-        ("train", ["--shards", "absent", "--output", "y"], "no shards in data/"),
+        ("train", ["--shards", "absent", "--output", "y"], "absent: not a run directory of jobs/extract.py"),
         ("tag", ["--input", "jobs", "--checkpoint", "absent", "--output", "y"], "no checkpoint here"),
         ("evaluate", ["--shards", "x", "--checkpoint", "absent", "--output", "y"], "no checkpoint here"),
     ],

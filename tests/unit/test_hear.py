@@ -35,8 +35,8 @@ class Silent:
     def add(self, counts: dict[str, Any]) -> None:
         pass
 
-    def close(self) -> None:
-        pass
+    def shown(self) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext()
 
     def summary(self) -> dict[str, Any]:
         return {}
@@ -55,6 +55,7 @@ def extracted(folder: Path, monkeypatch: pytest.MonkeyPatch, clips: list[manifes
     manifest.write(manifest.to_table(clips), storage.to_uri(str(folder / "m.parquet")))
     monkeypatch.setattr(extract, "run_units", in_turn)
     monkeypatch.setattr(extract, "Progress", Silent)
+    monkeypatch.setattr(extract.cluster, "connect", lambda: None)
     config = ExtractConfig(
         str(folder / "m.parquet"), str(folder / "run"), "panns32k", 0.5, max_reject_fraction=1.0, **flags
     )
