@@ -9,7 +9,7 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from audioclf import shards, storage
+from audioclf import parquet_files, rundir, shards, storage
 from audioclf.errors import ConservationError
 from audioclf.extraction import ExtractPlan
 from audioclf.listing import batches
@@ -59,19 +59,19 @@ def check(plan: ExtractPlan, units: list[Unit], clips: pa.Table) -> Totals:
     Raises:
         ConservationError: a planned row is missing, or there twice.
     """
-    committed = storage.names_in(storage.join(plan.output_uri, shards.DATA))
+    committed = storage.names_in(storage.join(plan.output_uri, rundir.DATA))
     if missing := [unit.name for unit in units if unit.name not in committed]:
-        raise ConservationError(f"{len(missing)} units have no file in {shards.DATA}/, the first is {missing[0]}")
-    reject_names = set(storage.names_in(storage.join(plan.output_uri, shards.REJECTS)))
+        raise ConservationError(f"{len(missing)} units have no file in {rundir.DATA}/, the first is {missing[0]}")
+    reject_names = set(storage.names_in(storage.join(plan.output_uri, rundir.REJECTS)))
     totals = Totals()
     long: defaultdict[str, _Recording] = defaultdict(_Recording)
     digests: list[pa.Table] = []
 
     def read(unit: Unit) -> tuple[Unit, pa.Table, dict[str, Any], pa.Table | None]:
-        data, counts = shards.read_unit(storage.join(plan.output_uri, shards.DATA, unit.name), COLUMNS)
+        data, counts = shards.read_unit(storage.join(plan.output_uri, rundir.DATA, unit.name), COLUMNS)
         rejects = None
         if unit.name in reject_names and counts["rejects"]:  # else left by an attempt that was not committed
-            rejects = shards.read_table(storage.join(plan.output_uri, shards.REJECTS, unit.name))
+            rejects = parquet_files.read(storage.join(plan.output_uri, rundir.REJECTS, unit.name))
         return unit, data, counts, rejects
 
     with ThreadPoolExecutor(THREADS) as pool:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from audioclf import isolation, manifest, schema, shards, storage, unit_segments
+from audioclf import isolation, manifest, parquet_files, rundir, schema, shards, storage, unit_segments
 from audioclf.audio import augment, rubberband, segment
 from audioclf.audio.pcm import AnyFrontEnd, Pcm, features
 from audioclf.audio.recording import Recording
@@ -94,7 +94,7 @@ class UnitExtractor:
         clips = self._manifest.rows(unit.row_start, unit.row_stop)
         with (
             contextlib.ExitStack() as stack,
-            storage.create(storage.join(plan.output_uri, shards.DATA, unit.name)) as file,
+            storage.create(storage.join(plan.output_uri, rundir.DATA, unit.name)) as file,
             shards.Writer(file, plan.front_end, plan.grid.length, plan.config_digest, plan.buffer_bytes) as writer,
         ):
             trials = stack.enter_context(isolation.Trials(try_clip)) if careful else None
@@ -112,8 +112,8 @@ class UnitExtractor:
             counts.reasons.update(row["error"] for row in rejects)
             writer.finish(counts.to_store())
             if rejects:  # before the data file appears: its presence is the commit
-                rejects_uri = storage.join(plan.output_uri, shards.REJECTS, unit.name)
-                storage.write_bytes(rejects_uri, shards.encode(rejects, schema.REJECT))
+                rejects_uri = storage.join(plan.output_uri, rundir.REJECTS, unit.name)
+                storage.write_bytes(rejects_uri, parquet_files.encode(rejects, schema.REJECT))
         return counts
 
     def close(self) -> None:

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from audioclf import read_ahead, schema, shards, storage
+from audioclf import parquet_files, read_ahead, rundir, schema, storage
 from audioclf.errors import ConfigError
 from audioclf.rundir import RunDirectory
 from audioclf.tag_results import RECORDINGS, RUNS, runs_of
@@ -108,12 +108,12 @@ def read(output: RunDirectory, run_names: Iterable[str]) -> Ledger:
     covered: set[str] = set()
     tables = [LEDGER.empty_table()]
     if storage.exists(output.at(*SNAPSHOT)):
-        snapshot = shards.read_table(output.at(*SNAPSHOT))
+        snapshot = parquet_files.read(output.at(*SNAPSHOT))
         covered = set(json.loads((snapshot.schema.metadata or {})[META_RUNS]))
         tables.append(snapshot.replace_schema_metadata(LEDGER.metadata))
     since = sorted(set(run_names) - covered)
     for run in since:
-        table = shards.read_table(output.at(RUNS, run, RECORDINGS), _OF_RUN).replace_schema_metadata()
+        table = parquet_files.read(output.at(RUNS, run, RECORDINGS), _OF_RUN).replace_schema_metadata()
         columns = [*table.columns, pa.array([run] * len(table), pa.string()), pa.array([True] * len(table), pa.bool_())]
         tables.append(pa.Table.from_arrays(columns, schema=LEDGER))
     table = pa.concat_tables(tables)
@@ -149,13 +149,13 @@ def latest(output_uri: str, columns: Sequence[str] | None = None) -> pa.Table:
     output = RunDirectory(output_uri)
     if not storage.exists(output.at(*SNAPSHOT)):
         raise ConfigError(f"{output}: no ledger here; give the --output of jobs/tag.py")
-    snapshot = shards.read_table(output.at(*SNAPSHOT))
+    snapshot = parquet_files.read(output.at(*SNAPSHOT))
     wanted = schema.TAG if columns is None else pa.schema([schema.TAG.field(name) for name in columns])
     tables = [wanted.empty_table()]
     for run in runs_of(output):
         current = snapshot.filter(pc.field("listed") & (pc.field("run") == run.name))["clip_id"]
-        read = partial(shards.read_table, columns=sorted({"clip_id", *wanted.names}))
-        files = [run.directory.at(shards.DATA, name) for name in sorted(run.directory.committed(shards.DATA))]
+        read = partial(parquet_files.read, columns=sorted({"clip_id", *wanted.names}))
+        files = [run.directory.at(rundir.DATA, name) for name in sorted(run.directory.committed(rundir.DATA))]
         for tags in read_ahead.each(read, files if len(current) else []):
             tags = tags.filter(pa.array(_rows_of(tags["clip_id"], current) >= 0))
             tables.append(tags.select(wanted.names).replace_schema_metadata(wanted.metadata))

@@ -1,15 +1,25 @@
-"""Local files that say what failed where it fails: libraries between them and us swallow an OSError, or pass it on as
-anyone's."""
+"""Local files that appear whole, and say what failed where it fails: libraries between them and us swallow an OSError,
+or pass it on as anyone's."""
 
 import contextlib
 import errno
 import io
+import os
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from audioclf.errors import StorageError
+
+UNFINISHED = ".tmp"
+"""What the hidden name of a file ends in while it is written."""
+
+ABANDONED_S = 3600.0
+"""Seconds after the last write to such a file."""
+
+WRITE_BLOCK_BYTES = 1 << 20
 
 
 class Reader(io.FileIO):
@@ -77,3 +87,39 @@ def errors(name: str) -> Iterator[None]:
         else:
             message = error.strerror or str(error)
         raise StorageError(f"{name}: {message}") from error
+
+
+@contextlib.contextmanager
+def create(path: Path, name: str) -> Iterator[BinaryIO]:
+    """A file to be written, which appears as a whole where the with-block ends without an exception.
+
+    Raises:
+        StorageError: it can't be written. Of the file's methods as well.
+    """
+    with errors(name):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # A hidden name in the same folder: listings skip it, and rename stays atomic.
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=UNFINISHED)
+    file = io.BufferedWriter(Writer(handle, name), WRITE_BLOCK_BYTES)
+    try:
+        yield file
+        with errors(name):
+            file.close()
+            os.chmod(temporary, 0o644)  # noqa: PTH101
+            os.replace(temporary, path)  # noqa: PTH105
+    except BaseException:
+        with contextlib.suppress(OSError, StorageError):  # closing writes what is left
+            file.close()
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what killed processes have left half-written in a folder, if there is one.
+
+    What was written to in the last hour stays: another run may be at it.
+    """
+    for file in folder.glob(f".*{UNFINISHED}"):
+        with contextlib.suppress(FileNotFoundError):
+            if file.stat().st_mtime < time.time() - ABANDONED_S:
+                file.unlink()

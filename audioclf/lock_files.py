@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from audioclf import local_files, s3_conditional
+from audioclf.local_files import UNFINISHED
 from audioclf.s3_conditional import Outcome
-from audioclf.storage import UNFINISHED
 
 log = logging.getLogger("audioclf")
 

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from audioclf import shards, storage
+from audioclf import parquet_files, shards, storage
 from audioclf.audio.pcm import AnyFrontEnd
 from audioclf.errors import ConfigError, SchemaError
 from audioclf.shards import Examples, Form
@@ -144,7 +144,7 @@ class RowIndex:
         for uri, some in groupby(np.unique(pieces), lambda piece: self.pieces[piece].uri):
             if stopped():
                 break
-            with shards.opened(uri, BLOCK_BYTES) as file:
+            with parquet_files.opened(uri, BLOCK_BYTES) as file:
                 for piece in takewhile(lambda _: not stopped(), some):
                     at = order[np.searchsorted(pieces, piece) : np.searchsorted(pieces, piece, side="right")]
                     _fill(pictures, at, self.position[rows[at]], _decoded(file, self.pieces[piece], self.form), stopped)
@@ -200,7 +200,7 @@ class _Part:
 
 
 def _read_part(uri: str, wanted: pc.Expression) -> _Part:
-    with shards.opened(uri) as file:
+    with parquet_files.opened(uri) as file:
         form = Form.of(file.schema_arrow, uri)
         groups = file.metadata
         pieces = [Piece(uri, i, groups.row_group(i).num_rows) for i in range(groups.num_row_groups)]

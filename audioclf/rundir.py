@@ -9,9 +9,11 @@ import xxhash
 
 from audioclf import storage
 from audioclf.errors import ConfigError, MissingClipError, SchemaError
-from audioclf.shards import DATA
 
 log = logging.getLogger("audioclf")
+
+DATA, REJECTS = "data", "rejects"
+"""Folders of what units of work commit."""
 
 CONFIG, SUMMARY, SUCCESS = "config.json", "summary.json", "_SUCCESS"
 METRICS, PREDICTIONS = "metrics.json", "predictions.parquet"

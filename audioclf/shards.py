@@ -5,10 +5,8 @@
 ((400, 128, 216), ['dog_bark'])
 """
 
-import contextlib
-import io
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, BinaryIO
@@ -18,13 +16,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from audioclf import read_ahead, schema, storage
+from audioclf import parquet_files, read_ahead, rundir, schema, storage
 from audioclf.audio import pcm
 from audioclf.audio.pcm import AnyFrontEnd, Pcm
 from audioclf.errors import ConfigError, SchemaError
-
-DATA, REJECTS = "data", "rejects"
-"""Folders of a run directory."""
 
 
 class Writer:
@@ -100,34 +95,16 @@ class Writer:
         self._rows, self._pictures = [], []
 
 
-def encode(rows: Sequence[dict[str, Any]], target: pa.Schema) -> bytes:
-    """A Parquet file of rows; of a dictionary, the columns of the schema are taken."""
-    columns = {name: [row[name] for row in rows] for name in target.names}
-    buffer = io.BytesIO()
-    pq.write_table(pa.table(columns, schema=target), buffer, compression="zstd")
-    return buffer.getvalue()
-
-
 def committed_files(run_uri: str) -> list[str]:
     """The data files of a run directory, by name.
 
     Raises:
         ConfigError: there are none.
     """
-    names = sorted(name for name in storage.names_in(storage.join(run_uri, DATA)) if name.endswith(".parquet"))
+    names = sorted(name for name in storage.names_in(storage.join(run_uri, rundir.DATA)) if name.endswith(".parquet"))
     if not names:
-        raise ConfigError(f"{storage.display(run_uri)}: no shards in {DATA}/; make them with jobs/extract.py")
-    return [storage.join(run_uri, DATA, name) for name in names]
-
-
-def read_table(uri: str, columns: list[str] | None = None) -> pa.Table:
-    """One Parquet file, or some of its columns.
-
-    Raises:
-        SchemaError: damaged, or not a Parquet file.
-    """
-    with storage.open_ranged(uri) as file, _damage_told(uri):
-        return pq.read_table(file, columns=columns)
+        raise ConfigError(f"{storage.display(run_uri)}: no shards in {rundir.DATA}/; make them with jobs/extract.py")
+    return [storage.join(run_uri, rundir.DATA, name) for name in names]
 
 
 def read_unit(uri: str, columns: list[str]) -> tuple[pa.Table, dict[str, Any]]:
@@ -136,18 +113,12 @@ def read_unit(uri: str, columns: list[str]) -> tuple[pa.Table, dict[str, Any]]:
     Raises:
         SchemaError: damaged, or not a shard.
     """
-    with opened(uri) as file:
+    with parquet_files.opened(uri) as file:
         try:
             counts = json.loads((file.metadata.metadata or {})[schema.META_UNIT])
         except (KeyError, ValueError) as error:
             raise SchemaError(f"{storage.display(uri)}: not a shard: {error}") from error
         return file.read(columns), counts
-
-
-def read_metadata(uri: str) -> dict[bytes, bytes]:
-    """The schema metadata of a Parquet file, from its footer alone. Raises SchemaError: damaged, or none."""
-    with opened(uri) as file:
-        return file.schema_arrow.metadata or {}
 
 
 def front_end_of(metadata: dict[bytes, bytes], uri: str) -> AnyFrontEnd:
@@ -187,30 +158,6 @@ class Form:
             raise SchemaError(
                 f"{storage.display(uri)}: pictures of {list(this.shape)}, the shards before it have {list(self.shape)}"
             )
-
-
-@contextlib.contextmanager
-def opened(uri: str, block_bytes: int | None = None) -> Iterator[pq.ParquetFile]:
-    """A shard, to be read piece by piece.
-
-    Args:
-        uri: of the file.
-        block_bytes: read at a time; None: each column of a row group as a whole.
-
-    Raises:
-        SchemaError: damaged, or not a Parquet file; raised by what is read in the with-block as well.
-    """
-    block = block_bytes or storage.RANGE_BLOCK_BYTES
-    with storage.open_ranged(uri, block_bytes=block) as source, _damage_told(uri):
-        yield pq.ParquetFile(source, buffer_size=block_bytes or 0)
-
-
-@contextlib.contextmanager
-def _damage_told(uri: str) -> Iterator[None]:
-    try:
-        yield
-    except (pa.ArrowInvalid, OSError) as error:  # the store's own errors are no OSError
-        raise SchemaError(f"{storage.display(uri)}: damaged, or not a Parquet file: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -297,7 +244,7 @@ def all_labels(run_uris: Sequence[str]) -> tuple[list[list[str]], list[int | Non
 def read_columns(run_uris: Sequence[str], columns: list[str]) -> pa.Table:
     """Some columns of every row, in no particular order."""
     uris = [uri for run in run_uris for uri in committed_files(storage.to_uri(run))]
-    read = partial(read_table, columns=columns)
+    read = partial(parquet_files.read, columns=columns)
     return pa.concat_tables(table.replace_schema_metadata() for table in read_ahead.each(read, uris))
 
 
@@ -308,7 +255,7 @@ def load_files(
     form: Form | None = None
     tables: list[pa.Table] = []
     for uri in uris:
-        with opened(uri) as file:
+        with parquet_files.opened(uri) as file:
             this = Form.of(file.schema_arrow, uri)
             table = file.read([*EXAMPLE_COLUMNS, this.front_end.column, "valid_frames"])
         form = form or this

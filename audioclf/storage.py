@@ -12,14 +12,13 @@ import io
 import os
 import shutil
 import tempfile
-import time
 import urllib.parse
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from audioclf import local_files, s3, s3_listing
+from audioclf import local_files, local_listing, s3, s3_listing
 from audioclf.errors import (
     AudioclfError,
     ChangedClipError,
@@ -31,16 +30,6 @@ from audioclf.errors import (
 )
 
 RANGE_BLOCK_BYTES = 1 << 18  # a header and its neighbours come in one request
-WRITE_BLOCK_BYTES = 1 << 20
-
-UNFINISHED = ".tmp"
-"""What the hidden name of a local file ends in while it is written."""
-
-ABANDONED_S = 3600.0
-"""Seconds after the last write to such a file."""
-
-LOST_AND_FOUND = "lost+found"
-"""At the top of many file systems, the administrator's and no recorder's."""
 
 
 @dataclass(frozen=True)
@@ -113,49 +102,12 @@ def list_files(root_uri: str) -> Iterator[FileInfo]:
         raise ConfigError(f"{display(root_uri)}: no such folder")
     skip = len(os.path.join(os.fspath(root), ""))  # noqa: PTH118
     try:
-        for path, stat in _walk(os.fspath(root)):
+        for path, stat in local_listing.files(os.fspath(root)):
             yield FileInfo(
                 "file://" + quote(path), quote(path[skip:]), stat.st_size, str(stat.st_mtime_ns), stat.st_mtime
             )
     except OSError as error:
         raise StorageError(f"{error.filename}: {error.strerror}") from error
-
-
-def _walk(root: str) -> Iterator[tuple[str, os.stat_result]]:
-    """Files below a folder. Links are followed, but for those to a folder they lie in: a circle.
-
-    What goes away meanwhile is left out: a recorder may just have renamed its `x.part` to `x.wav`.
-    """
-    folders = [root]
-    while folders:
-        folder = folders.pop()
-        try:
-            entries = os.scandir(folder)
-        except FileNotFoundError:
-            if folder == root:
-                raise
-            continue
-        with entries:
-            for entry in entries:
-                if entry.name.startswith(".") or (entry.name == LOST_AND_FOUND and folder == root):
-                    continue
-                if entry.is_dir():
-                    if not (entry.is_symlink() and _lies_in(folder, entry.path)):
-                        folders.append(entry.path)
-                elif entry.is_file() and (stat := _stat(entry)):
-                    yield entry.path, stat
-
-
-def _stat(entry: os.DirEntry[str]) -> os.stat_result | None:
-    try:
-        return entry.stat()
-    except FileNotFoundError:
-        return None
-
-
-def _lies_in(folder: str, other: str) -> bool:
-    """Whether a folder is another, or lies somewhere below it."""
-    return Path(folder).resolve().is_relative_to(Path(other).resolve())
 
 
 def read_bytes(uri: str, etag: str | None = None) -> bytes:
@@ -251,22 +203,8 @@ def create(uri: str) -> Iterator[BinaryIO]:
                 spool.flush()
             s3.upload(uri, cast(BinaryIO, spool))
         return
-    with local_files.errors(display(uri)):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # A hidden name in the same folder: listings skip it, and rename stays atomic.
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=UNFINISHED)
-    file = io.BufferedWriter(local_files.Writer(handle, display(uri)), WRITE_BLOCK_BYTES)
-    try:
+    with local_files.create(path, display(uri)) as file:
         yield file
-        with local_files.errors(display(uri)):
-            file.close()
-            os.chmod(temporary, 0o644)  # noqa: PTH101
-            os.replace(temporary, path)  # noqa: PTH105
-    except BaseException:
-        with contextlib.suppress(OSError, StorageError):  # closing writes what is left
-            file.close()
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def reach(*uris: str) -> None:
@@ -336,17 +274,10 @@ def remove_all(folder_uri: str) -> None:
 
 
 def remove_unfinished(folder_uri: str) -> None:
-    """Remove what killed processes have left half-written in a local folder; S3 keeps nothing half-written.
-
-    What was written to in the last hour stays: another run may be at it.
-    """
+    """Remove what killed processes have left half-written in a local folder; S3 keeps nothing half-written."""
     path = local_path(folder_uri)
-    if path is None or not path.is_dir():
-        return
-    for file in path.glob(f".*{UNFINISHED}"):
-        with contextlib.suppress(FileNotFoundError):
-            if file.stat().st_mtime < time.time() - ABANDONED_S:
-                file.unlink()
+    if path is not None:
+        local_files.remove_unfinished(path)
 
 
 def _read_error(uri: str, error: OSError) -> AudioclfError:
@@ -363,7 +294,8 @@ def _list_s3(root_uri: str) -> Iterator[FileInfo]:
     prefix = prefix + "/" if prefix else ""
     for entry in s3_listing.objects(bucket, prefix):
         below = entry["Key"][len(prefix) :]
-        hidden = any(part.startswith(".") for part in below.split("/")) or below.startswith(LOST_AND_FOUND + "/")
+        parts = below.split("/")
+        hidden = any(part.startswith(".") for part in parts) or parts[0] == local_listing.LOST_AND_FOUND
         if not below or below.endswith("/") or hidden:
             continue
         uri = f"s3://{bucket}/{entry['Key']}"

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from audioclf import events, read_ahead, schema, shards, storage, tag_exports
+from audioclf import events, parquet_files, read_ahead, rundir, schema, storage, tag_exports
 from audioclf.rundir import RunDirectory
 from audioclf.tagging import PARTS
 
@@ -54,7 +54,7 @@ class TagRun:
             exports: csv, jsonl, audacity.
         """
         run = self.directory
-        committed = sorted(run.committed(shards.DATA))  # once: a worker that outlives its driver may commit more
+        committed = sorted(run.committed(rundir.DATA))  # once: a worker that outlives its driver may commit more
         # The outer file appears last: it says that the run is closed.
         with _parquet(run.at(RECORDINGS), schema.RECORDING) as recordings:
             with _parquet(run.at(EVENTS), schema.EVENT) as found:
@@ -93,7 +93,7 @@ def _whole_recordings(run: RunDirectory, committed: Sequence[str]) -> Iterator[t
     """Parts and tags of whole recordings, unit by unit; those of a recording over several units together."""
 
     def unit(name: str) -> tuple[pa.Table, pa.Table]:
-        parts, tags = (shards.read_table(run.at(folder, name)) for folder in (PARTS, shards.DATA))
+        parts, tags = (parquet_files.read(run.at(folder, name)) for folder in (PARTS, rundir.DATA))
         return parts.replace_schema_metadata(), tags.replace_schema_metadata(schema.TAG.metadata)
 
     for long, units in groupby(read_ahead.each(unit, committed), key=lambda unit: _long_recording(unit[0])):

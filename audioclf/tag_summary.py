@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from audioclf import read_ahead, schema, shards, storage
+from audioclf import parquet_files, read_ahead, rundir, schema, storage
 from audioclf.errors import ConservationError
 from audioclf.rundir import RunDirectory
 from audioclf.tag_results import RECORDINGS
@@ -26,7 +26,7 @@ def count(run: RunDirectory, planned: int, tried: pa.ChunkedArray, max_reject_fr
     Raises:
         ConservationError: a recording is missing, or there twice.
     """
-    recordings = shards.read_table(run.at(RECORDINGS), ["clip_id", "status"])
+    recordings = parquet_files.read(run.at(RECORDINGS), ["clip_id", "status"])
     n_different = len(recordings["clip_id"].unique())
     if not len(recordings) == n_different == planned:
         raise ConservationError(
@@ -50,13 +50,13 @@ def count(run: RunDirectory, planned: int, tried: pa.ChunkedArray, max_reject_fr
 
 def total(run: RunDirectory) -> dict[str, Any]:
     """What a closed run dealt with; of one that was killed, less than it had planned."""
-    recordings = shards.read_table(run.at(RECORDINGS), ["status", "duration_s", "windows", "flags"])
+    recordings = parquet_files.read(run.at(RECORDINGS), ["status", "duration_s", "windows", "flags"])
     of_status = Counter(recordings["status"].to_pylist())
     flags = recordings["flags"].combine_chunks().flatten().to_pylist()
     return {
         "recordings": {status: of_status[status] for status in ("ok", "partial", "rejected")},
         "windows": int(recordings["windows"].to_numpy().sum()),
-        "tags": sum(read_ahead.each(_rows, [run.at(shards.DATA, name) for name in run.committed(shards.DATA)])),
+        "tags": sum(read_ahead.each(_rows, [run.at(rundir.DATA, name) for name in run.committed(rundir.DATA)])),
         "audio_s": round(float(recordings["duration_s"].to_numpy().sum()), 3),
         "rejects_by_reason": dict(Counter(read_rejects(run)["error"].to_pylist())),
         "recordings_by_flag": dict(Counter(flags)),
@@ -65,8 +65,8 @@ def total(run: RunDirectory) -> dict[str, Any]:
 
 def read_rejects(run: RunDirectory) -> pa.Table:
     """The reject rows of a run."""
-    names = sorted(run.committed(shards.REJECTS) & run.committed(shards.DATA))
-    tables = read_ahead.each(shards.read_table, [run.at(shards.REJECTS, name) for name in names])
+    names = sorted(run.committed(rundir.REJECTS) & run.committed(rundir.DATA))
+    tables = read_ahead.each(parquet_files.read, [run.at(rundir.REJECTS, name) for name in names])
     return pa.concat_tables([schema.REJECT.empty_table(), *tables])
 
 

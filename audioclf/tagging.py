@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from audioclf import errors, inference, schema, shards, storage
+from audioclf import errors, inference, parquet_files, rundir, schema, storage
 from audioclf.inference import Classifier
 from audioclf.labels import Vocabulary
 from audioclf.units import Unit
 from audioclf.windows import Part, Window, Windows
 
 PARTS, EMBEDDINGS = "parts", "embeddings"
-"""Folders of a run directory, beside shards.DATA and shards.REJECTS."""
+"""Folders of a run directory, beside rundir.DATA and rundir.REJECTS."""
 
 AT_ONCE = 16
 """Windows that are classified one batch after the other, so that the network stays in the cache: 4 % faster."""
@@ -167,14 +167,14 @@ class Tagger:
     def _commit(self, unit: Unit, done: UnitTags) -> None:
         """Everything else first: the tags' file commits the unit."""
         if done.rejects:
-            self._write(shards.REJECTS, unit, done.rejects, schema.REJECT)
+            self._write(rundir.REJECTS, unit, done.rejects, schema.REJECT)
         if self._plan.embeddings:
             self._write(EMBEDDINGS, unit, done.embeddings, schema.EMBEDDING)
         self._write(PARTS, unit, done.parts, schema.PART)
-        self._write(shards.DATA, unit, done.tags, schema.TAG)
+        self._write(rundir.DATA, unit, done.tags, schema.TAG)
 
     def _write(self, folder: str, unit: Unit, rows: list[dict[str, Any]], target: pa.Schema) -> None:
-        storage.write_bytes(storage.join(self._plan.output_uri, folder, unit.name), shards.encode(rows, target))
+        storage.write_bytes(storage.join(self._plan.output_uri, folder, unit.name), parquet_files.encode(rows, target))
 
 
 def classifier_of(plan: TagPlan) -> Classifier:

@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from audioclf import manifest, schema, shards, storage
+from audioclf import manifest, rundir, schema, storage
 from audioclf.config import ExtractConfig, ManifestConfig
 from audioclf.pipelines import extract
 from audioclf.pipelines import manifest as manifest_job
@@ -85,7 +85,7 @@ def plan(path: str) -> None:
 
 def first_unit_s(path: str, output: Path, rows: int, done: float) -> float:
     """Seconds from the start of an extraction, of which a part seems done, to its first unit; then it is stopped."""
-    data = output / shards.DATA
+    data = output / rundir.DATA
     data.mkdir(parents=True)
     n_units = -(-rows // MAX_UNIT_SEGMENTS)
     for i in range(round(done * n_units)):

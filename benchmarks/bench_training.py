@@ -21,7 +21,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from audioclf import shards, storage, training
+from audioclf import rundir, shards, storage, training
 from audioclf.audio.frontend import get_front_end
 from audioclf.config import Training
 from audioclf.labels import Vocabulary
@@ -42,7 +42,7 @@ def write_shards(run: Path) -> None:
     """Noise: it hardly compresses, so that there is more to read than of sound."""
     rng = np.random.default_rng(0)
     for file in range(FILES):
-        uri = storage.to_uri(str(run / shards.DATA / f"unit-{file:07d}.parquet"))
+        uri = storage.to_uri(str(run / rundir.DATA / f"unit-{file:07d}.parquet"))
         buffer_bytes = GROUP_SEGMENTS * 2 * SPEC.n_features * FRAMES
         with (
             storage.create(uri) as out,

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from audioclf import metrics, rundir, shards
+from audioclf import metrics, parquet_files, rundir
 from audioclf.errors import ConfigError
 from audioclf.rundir import RunDirectory
 
@@ -57,7 +57,7 @@ def _hits(run: RunDirectory) -> dict[str, tuple[float, str, tuple[str, ...]]]:
     index = {name: i for i, name in enumerate(measured["classes"])}
     found: dict[str, list[float]] = {}
     about: dict[str, tuple[str, tuple[str, ...]]] = {}
-    for row in shards.read_table(run.at(rundir.PREDICTIONS)).to_pylist():
+    for row in parquet_files.read(run.at(rundir.PREDICTIONS)).to_pylist():
         likeliest = int(np.argmax(row["probabilities"]))
         found.setdefault(row["clip_id"], []).append(float(likeliest in {index[label] for label in row["labels"]}))
         about[row["clip_id"]] = row["source_id"], tuple(row["labels"])

@@ -8,7 +8,18 @@ from typing import Any
 
 import numpy as np
 
-from audioclf import checkpoint, inference, metrics, rundir, schema, shards, storage, thresholds, waveforms
+from audioclf import (
+    checkpoint,
+    inference,
+    metrics,
+    parquet_files,
+    rundir,
+    schema,
+    shards,
+    storage,
+    thresholds,
+    waveforms,
+)
 from audioclf.checkpoint import Checkpoint
 from audioclf.config import EvaluateConfig
 from audioclf.errors import ConfigError
@@ -38,7 +49,7 @@ def run(config: EvaluateConfig) -> str:
         _require_left_out(loaded.training.get("test_fold"), config.test_fold)
     directory = RunDirectory(config.output)
     first = shards.committed_files(shard_uris[0])[0]
-    loaded.require_front_end(shards.front_end_of(shards.read_metadata(first), first), storage.display(first))
+    loaded.require_front_end(shards.front_end_of(parquet_files.metadata(first), first), storage.display(first))
     _require_known_labels(loaded.vocabulary, shard_uris, config.test_fold)
     binding = {
         "shards": extractions,
@@ -209,7 +220,7 @@ def _add_thresholds(measured: dict[str, Any], clips: list[ClipPrediction], vocab
 def write_predictions(directory: RunDirectory, of_seed: Mapping[int, list[ClipPrediction]]) -> None:
     """predictions.parquet: a row a clip and seed, its probabilities in the order of metrics.json's classes."""
     rows = [{**vars(clip), "seed": seed} for seed, clips in of_seed.items() for clip in clips]
-    storage.write_bytes(directory.at(rundir.PREDICTIONS), shards.encode(rows, schema.PREDICTION))
+    storage.write_bytes(directory.at(rundir.PREDICTIONS), parquet_files.encode(rows, schema.PREDICTION))
 
 
 def report(job: str, measured: dict[str, Any]) -> None:

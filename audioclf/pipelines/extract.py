@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from audioclf import backgrounds, conservation, front_ends, manifest, policy, rundir, shards, storage, units
+from audioclf import backgrounds, conservation, front_ends, manifest, policy, rundir, storage, units
 from audioclf.audio import rubberband
 from audioclf.audio.augment import ORIGINAL, TRANSFORM_SETS
 from audioclf.audio.pcm import AnyFrontEnd
@@ -50,7 +50,7 @@ def run(config: ExtractConfig) -> str:
     directory = RunDirectory(config.output)
     segment_s = config.segment_s or _bound_segment_s(directory) or _longest_clip_s(table, config)
     plan, work, binding = _plan(config, front_end, augmentation, clips, table, segment_s, directory)
-    committed = directory.committed(shards.DATA)
+    committed = directory.committed(rundir.DATA)
     due = [unit for unit in work if unit.name not in committed]
     log.info(
         "extract: %s clips in %s units, %s of them done before; segments of %.3f s, up to %d rows (planned in %.1f s)",
@@ -66,13 +66,13 @@ def run(config: ExtractConfig) -> str:
         "max_reject_fraction": config.max_reject_fraction,
     }
     directory.bind("extract", binding, flags)
-    for folder in (shards.DATA, shards.REJECTS):
+    for folder in (rundir.DATA, rundir.REJECTS):
         storage.remove_unfinished(directory.at(folder))
     if due:
         storage.remove(directory.at(rundir.SUCCESS))
     progress = Progress("extract", _clips_in(due), began)
     if due:
-        cluster.connect()
+        cluster.connect()  # what it says comes before the line that renews itself
         with progress.shown():
             for counts in run_units([Stage(_make, plan, config.num_actors, config.memory_mb)], due):
                 progress.add(counts)

@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow.compute as pc
 import soundfile
 
-from audioclf import shards, storage
+from audioclf import parquet_files, rundir, shards, storage
 from audioclf.config import HearConfig
 from audioclf.errors import ClipError, ConfigError
 from audioclf.row_sound import ROW_COLUMNS, RowSounds
@@ -53,7 +53,7 @@ def _row(directory: RunDirectory, config: HearConfig) -> dict[str, Any]:
     others: list[str] = []
     of_clip: list[dict[str, Any]] = []
     for uri in shards.committed_files(directory.uri):
-        table = shards.read_table(uri, ["uri", *ROW_COLUMNS])
+        table = parquet_files.read(uri, ["uri", *ROW_COLUMNS])
         if len(others) < NAMED:
             others += table["clip_id"].unique().to_pylist()[: NAMED - len(others)]
         of_clip += table.filter(pc.field("clip_id") == config.clip_id).to_pylist()
@@ -78,8 +78,8 @@ def _some(names: list[Any]) -> str:
 
 def _why_rejected(directory: RunDirectory, config: HearConfig) -> str | None:
     """What the rejects say of the row; None where they do not name it."""
-    for name in sorted(storage.names_in(directory.at(shards.REJECTS))):
-        table = shards.read_table(directory.at(shards.REJECTS, name))
+    for name in sorted(storage.names_in(directory.at(rundir.REJECTS))):
+        table = parquet_files.read(directory.at(rundir.REJECTS, name))
         for row in table.filter(pc.field("clip_id") == config.clip_id).to_pylist():
             if row["segment_index"] in (None, config.segment) and row["copy_index"] in (None, config.copy):
                 return f"{storage.display(row['uri'])}: was rejected: {row['error']}: {row['message']}"

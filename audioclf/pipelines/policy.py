@@ -37,7 +37,7 @@ def run(config: PolicyConfig) -> str:
     """Learn the policy for one test fold; what the trainings found is kept beside it, and a rerun goes on."""
     storage.reach(*config.shards, config.output)
     shard_uris = tuple(storage.to_uri(uri) for uri in config.shards)
-    rundir.bindings(shard_uris)  # half an extraction is told of before its rows are looked at
+    extractions = rundir.bindings(shard_uris)
     how = train_checks.check(shard_uris, training_of(config), config.test_fold)
     output = storage.to_uri(config.output)
     stem = output.removesuffix(".yaml").removesuffix(".yml")
@@ -46,10 +46,10 @@ def run(config: PolicyConfig) -> str:
     learning = plan(shard_uris, how, (config.test_fold,), config.repetitions, config.seed, config.validation_folds)
     directory = RunDirectory(f"{stem}.learned")
     if config.dry_run:
-        directory.require("policy", learning.binding())
+        directory.require("policy", learning.binding(extractions))
         log.info("policy: would train %d networks into %s", len(learning.trainings), directory)
         return "ok"
-    directory.bind("policy", learning.binding(), {})
+    directory.bind("policy", learning.binding(extractions), {})
     learned = learn(learning, directory.uri)[config.test_fold]
     write(learned, config.test_fold, output, stem)
     directory.finish({"job": "policy", "status": "ok", **learned.cost})
@@ -105,10 +105,10 @@ class Learning:
     designs: tuple[Design, ...]
     trainings: tuple[PolicyTraining, ...]
 
-    def binding(self) -> dict[str, Any]:
-        """What the output depends on."""
+    def binding(self, extractions: list[str]) -> dict[str, Any]:
+        """What the output depends on, the shards' own bindings among it."""
         return {
-            "shards": rundir.bindings(self.shard_uris),
+            "shards": extractions,
             **asdict(self.how),
             "test_folds": list(self.test_folds),
             "repetitions": len(self.designs),

@@ -14,7 +14,7 @@ from audioclf import (
     ledger,
     manifest,
     run_lock,
-    shards,
+    rundir,
     storage,
     tag_results,
     tag_summary,
@@ -296,5 +296,5 @@ def _remove_old(keep_days: float | None, output: RunDirectory) -> None:
     for one in tag_results.runs_of(output):
         if one.name < oldest:
             log.info("tag: removing run %s, older than --keep-days %g", one.name, keep_days)
-            storage.remove_all(output.at(RUNS, one.name, shards.DATA))  # first: without it nothing is left to close
+            storage.remove_all(output.at(RUNS, one.name, rundir.DATA))  # first: without it nothing is left to close
             storage.remove_all(output.at(RUNS, one.name))

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from audioclf import checkpoint, front_ends, models, shards, training
+from audioclf import checkpoint, front_ends, models, parquet_files, shards, training
 from audioclf.audio.frontend import FrontEnd
 from audioclf.audio.pcm import AnyFrontEnd
 from audioclf.checkpoint import Checkpoint
@@ -44,7 +44,7 @@ def check(shard_uris: Sequence[str], how: Training, test_fold: int | None, chose
         CheckpointMismatchError: weights to start from that are for another front end or network.
     """
     first = shards.committed_files(shard_uris[0])[0]
-    stored = shards.front_end_of(shards.read_metadata(first), first)
+    stored = shards.front_end_of(parquet_files.metadata(first), first)
     start, front_end = beginning(how, stored)
     name = training.model_name(how, start)
     models.check_name(name)

@@ -8,7 +8,7 @@ from typing import Any, cast
 import numpy as np
 import pyarrow.compute as pc
 
-from audioclf import manifest, read_ahead, row_sound, rundir, shards, storage
+from audioclf import manifest, parquet_files, read_ahead, row_sound, rundir, shards, storage
 from audioclf.audio import recording
 from audioclf.audio.pcm import Pcm
 from audioclf.errors import AudioclfError, ClipError, ConfigError, StorageError
@@ -87,11 +87,11 @@ def _sampled(looked_into: int, all_: int) -> str:
 
 
 def _rows(uri: str) -> list[dict[str, Any]]:
-    return [{**row, "file": uri} for row in shards.read_table(uri, ROW_COLUMNS).to_pylist()]
+    return [{**row, "file": uri} for row in parquet_files.read(uri, ROW_COLUMNS).to_pylist()]
 
 
 def _rate(directory: RunDirectory) -> list[Chart]:
-    found = storage.names_in(directory.at(shards.DATA)).values()
+    found = storage.names_in(directory.at(rundir.DATA)).values()
     when = np.sort([info.modified_s for info in found])
     if len(when) < 4 * SHARDS_IN_BIN or when[-1] == when[0]:
         return []
@@ -163,10 +163,10 @@ def _probe(uri: str) -> recording.AudioInfo | None:
 
 
 def _rejects(directory: RunDirectory, summary: dict[str, Any] | None) -> list[Table | Facts]:
-    names = sorted(directory.committed(shards.REJECTS) & directory.committed(shards.DATA))
+    names = sorted(directory.committed(rundir.REJECTS) & directory.committed(rundir.DATA))
     examples: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
     seen = Counter[str]()
-    for table in read_ahead.each(shards.read_table, [directory.at(shards.REJECTS, name) for name in names]):
+    for table in read_ahead.each(parquet_files.read, [directory.at(rundir.REJECTS, name) for name in names]):
         for row in table.to_pylist():
             seen[row["error"]] += 1
             if len(examples[row["error"]]) < EXAMPLES_OF_REASON:
@@ -245,7 +245,7 @@ def _sound(row: dict[str, Any], sounds: RowSounds) -> Sound:
 
 def _picture(row: dict[str, Any]) -> str | None:
     """That in the shard; None of waveforms."""
-    with shards.opened(row["file"]) as file:
+    with parquet_files.opened(row["file"]) as file:
         form = shards.Form.of(file.schema_arrow, row["file"])
         if isinstance(form.front_end, Pcm):
             return None

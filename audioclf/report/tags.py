@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from audioclf import rundir, shards, tag_summary
+from audioclf import parquet_files, rundir, tag_summary
 from audioclf.errors import ConfigError
 from audioclf.report.page import Block, Explorer, Facts, Section, Table, bars, name_of
 from audioclf.rundir import RunDirectory
@@ -25,8 +25,8 @@ def sections(run: TagRun, others: list[TagRun]) -> list[Section]:
         run: closed.
         others: runs of the same output, the newest last.
     """
-    events = shards.read_table(run.directory.at(EVENTS))
-    recordings = shards.read_table(run.directory.at(RECORDINGS))
+    events = parquet_files.read(run.directory.at(EVENTS))
+    recordings = parquet_files.read(run.directory.at(RECORDINGS))
     shown = _surest(events)
     note = "Neighbouring windows of one tag are one event; the stronger its colour, the surer."
     if len(shown) < len(events):

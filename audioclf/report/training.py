@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from audioclf import metrics, read_ahead, rundir, shards, storage
+from audioclf import metrics, parquet_files, read_ahead, rundir, storage
 from audioclf.audio.recording import Recording
 from audioclf.config import Training
 from audioclf.errors import ClipError, ConfigError, StorageError
@@ -50,7 +50,7 @@ def sections(directory: RunDirectory, job: str) -> list[Section]:
             Section("Learning", _curves({"training": epochs})),
             _configuration(directory),
         ]
-    predictions = shards.read_table(directory.at(rundir.PREDICTIONS)).to_pylist()
+    predictions = parquet_files.read(directory.at(rundir.PREDICTIONS)).to_pylist()
     return [
         Section("How good it is", [_facts(measured), *_folds(measured)], _accuracy_note(measured)),
         Section("Classes", _per_class(measured, predictions), INTERVAL),

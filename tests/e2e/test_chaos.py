@@ -18,7 +18,7 @@ import pyarrow as pa
 import pytest
 import soundfile
 
-from audioclf import shards, storage
+from audioclf import parquet_files, rundir, storage
 from tests.fault_proxy import FaultProxy
 
 from .conftest import Jobs
@@ -79,10 +79,10 @@ def nodes(gateway: FaultProxy, monkeypatch: pytest.MonkeyPatch) -> Iterator[Node
 def rows(run: str) -> tuple[pa.Table, pa.Table]:
     """What was written and what was rejected, in one order."""
     tables = []
-    for kind in (shards.DATA, shards.REJECTS):
+    for kind in (rundir.DATA, rundir.REJECTS):
         names = sorted(storage.names_in(f"{run}/{kind}"))
         table = pa.concat_tables(
-            [shards.read_table(f"{run}/{kind}/{name}").replace_schema_metadata() for name in names]
+            [parquet_files.read(f"{run}/{kind}/{name}").replace_schema_metadata() for name in names]
         )
         tables.append(table.sort_by("clip_id").combine_chunks())
     return tables[0], tables[1]
@@ -145,7 +145,7 @@ def _until_progress(
 
 
 def _committed(output: str) -> int:
-    return len(storage.names_in(f"{output}/{shards.DATA}"))
+    return len(storage.names_in(f"{output}/{rundir.DATA}"))
 
 
 def _kill(

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 import soundfile
 
-from audioclf import shards, storage
+from audioclf import parquet_files, shards, storage
 from tests.buckets import new_bucket
 from tests.fault_proxy import PASSING, FaultProxy, randomly
 
@@ -31,7 +31,7 @@ def bucket(gateway: FaultProxy, tmp_path: Path) -> str:
 
 
 def rows(run: str) -> pa.Table:
-    tables = [shards.read_table(uri).replace_schema_metadata() for uri in shards.committed_files(run)]
+    tables = [parquet_files.read(uri).replace_schema_metadata() for uri in shards.committed_files(run)]
     return pa.concat_tables(tables).sort_by("clip_id").combine_chunks()
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from audioclf import shards, storage
+from audioclf import parquet_files, storage
 from tests.buckets import use_store
 
 from .conftest import Jobs
@@ -137,6 +137,6 @@ def test_the_whole_path_on_s3(
     metrics = json.loads(storage.read_text(f"{remote}/evaluation/metrics.json"))
     assert metrics["clips"] == 8
     (run,) = storage.folders_in(f"{remote}/tags/runs")
-    recordings = shards.read_table(f"{remote}/tags/runs/{run}/recordings.parquet", ["uri"])
+    recordings = parquet_files.read(f"{remote}/tags/runs/{run}/recordings.parquet", ["uri"])
     tagged = {storage.display(uri) for uri in recordings["uri"].to_pylist()}
     assert tagged == {f"{remote}/clips/{path.relative_to(clips)}" for path in clips.glob("*/*.wav")}

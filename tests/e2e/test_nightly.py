@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 import soundfile
 
-from audioclf import ledger, shards, storage
+from audioclf import ledger, parquet_files, storage
 from audioclf.labels import Vocabulary
 from tests.buckets import new_bucket
 from tests.fault_proxy import FaultProxy, delay
@@ -126,13 +126,13 @@ def test_a_store_that_is_away_for_half_a_minute_costs_nothing_but_time(
     (reject,) = [
         row
         for name in storage.names_in(f"s3://{bucket}/tags/runs/{runs[0]}/rejects")
-        for row in shards.read_table(f"s3://{bucket}/tags/runs/{runs[0]}/rejects/{name}").to_pylist()
+        for row in parquet_files.read(f"s3://{bucket}/tags/runs/{runs[0]}/rejects/{name}").to_pylist()
     ]
     assert (reject["uri"], reject["error"]) == (f"s3://{bucket}/in/broken.wav", "DecodeError")
 
 
 def recordings(table: str) -> set[str]:
-    return {uri.rsplit("/", 1)[1] for uri in shards.read_table(table, ["uri"])["uri"].to_pylist()}
+    return {uri.rsplit("/", 1)[1] for uri in parquet_files.read(table, ["uri"])["uri"].to_pylist()}
 
 
 @pytest.mark.heavy

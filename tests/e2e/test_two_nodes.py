@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 import soundfile
 
-from audioclf import schema, shards, storage
+from audioclf import parquet_files, schema, shards, storage
 
 from .conftest import ROOT
 from .submitted import Cluster, Node
@@ -74,13 +74,13 @@ def files_in(folder: str, wanted: int) -> Callable[[], bool]:
 
 
 def rows(run: str) -> pa.Table:
-    tables = [shards.read_table(uri).replace_schema_metadata() for uri in shards.committed_files(storage.to_uri(run))]
+    tables = [parquet_files.read(uri).replace_schema_metadata() for uri in shards.committed_files(storage.to_uri(run))]
     return pa.concat_tables(tables).sort_by("clip_id").combine_chunks()
 
 
 def tags(output: str) -> list[tuple[str, float, str, float]]:
     (night,) = (Path(output) / "runs").iterdir()
-    table = pa.concat_tables([schema.TAG.empty_table(), *(map(shards.read_table, _data(night)))])
+    table = pa.concat_tables([schema.TAG.empty_table(), *(map(parquet_files.read, _data(night)))])
     found = table.select(["clip_id", "start_s", "tag", "probability"]).to_pylist()
     return sorted((row["clip_id"], row["start_s"], row["tag"], round(row["probability"], 4)) for row in found)
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from audioclf import checkpoint, export, layouts, manifest, shards, storage
+from audioclf import checkpoint, export, layouts, manifest, parquet_files, storage
 from audioclf.tagging import Tagger, TagPlan
 from audioclf.units import Unit
 from audioclf.windows import WindowCutter, Windows
@@ -102,7 +102,7 @@ def test_our_tags_are_those_of_the_published_code(
     cutter, unit = WindowCutter(windows), Unit(0, 0, 4)
     Tagger(plan)(unit, cutter(unit))
     cutter.close()
-    rows = shards.read_table(f"{output}/data/{unit.name}").to_pylist()
+    rows = parquet_files.read(f"{output}/data/{unit.name}").to_pylist()
     found = {(row["uri"], row["start_s"], row["tag"]): row["probability"] for row in rows}
     assert len(found) == len(rows) == 4 * 3 * n_classes
     for clip in clips:

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from audioclf import shards, storage
+from audioclf import parquet_files, shards, storage
 from audioclf.config import ExtractConfig, ManifestConfig
 from audioclf.errors import ConfigError, StorageError
 from audioclf.pipelines import extract, manifest
@@ -24,7 +24,7 @@ KEY = [("clip_id", "ascending"), ("segment_index", "ascending"), ("copy_index", 
 def rows(run: str) -> pa.Table:
     """All rows of an extraction in one order, without uri."""
     files = shards.committed_files(storage.to_uri(run))
-    table = pa.concat_tables([shards.read_table(uri).replace_schema_metadata() for uri in files])
+    table = pa.concat_tables([parquet_files.read(uri).replace_schema_metadata() for uri in files])
     return table.sort_by(KEY).select(ALL_BUT_URI).combine_chunks()
 
 
@@ -43,7 +43,7 @@ def _uris(run: str) -> list[str]:
     return [
         uri
         for file in shards.committed_files(storage.to_uri(run))
-        for uri in shards.read_table(file, ["uri"])["uri"].to_pylist()
+        for uri in parquet_files.read(file, ["uri"])["uri"].to_pylist()
     ]
 
 
@@ -145,7 +145,7 @@ def test_a_clip_changed_after_the_manifest_is_rejected(clips: Path, bucket: str)
     rejects = [
         row
         for name in storage.names_in(f"{output}/rejects")
-        for row in shards.read_table(f"{output}/rejects/{name}").to_pylist()
+        for row in parquet_files.read(f"{output}/rejects/{name}").to_pylist()
     ]
     found = {row["uri"].rsplit("/", 1)[-1]: row["error"] for row in rejects}
     assert found == {"0.wav": "ChangedClipError", "1.wav": "MissingClipError"}

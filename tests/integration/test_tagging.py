@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 
-from audioclf import ledger, schema, shards, storage
+from audioclf import ledger, parquet_files, schema, shards, storage
 from audioclf.config import ManifestConfig, TagConfig
 from audioclf.errors import ConfigError
 from audioclf.pipelines import manifest, tag, tag_stages
@@ -48,7 +48,7 @@ def rows_of(output: Path | str, columns: list[str] | None = None) -> pa.Table:
     output = storage.to_uri(str(output))
     tables = [schema.TAG.empty_table()]
     for name in storage.folders_in(f"{output}/runs"):
-        tables += [shards.read_table(uri) for uri in shards.committed_files(f"{output}/runs/{name}")]
+        tables += [parquet_files.read(uri) for uri in shards.committed_files(f"{output}/runs/{name}")]
     return pa.concat_tables(tables).sort_by([(name, "ascending") for name in KEY]).select(columns or schema.TAG.names)
 
 

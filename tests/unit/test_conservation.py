@@ -9,7 +9,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from audioclf import conservation, schema, shards, storage
+from audioclf import conservation, parquet_files, schema, shards, storage
 from audioclf.audio.frontend import get_front_end
 from audioclf.augmentation import Augmentation
 from audioclf.conservation import Key
@@ -136,7 +136,9 @@ def commit(folder: Path, unit: Unit, rows: list[dict[str, Any]], n_rejects: int,
 
 
 def write_rejects(folder: Path, unit: Unit, rejects: list[dict[str, Any]]) -> None:
-    storage.write_bytes(storage.to_uri(str(folder / "rejects" / unit.name)), shards.encode(rejects, schema.REJECT))
+    storage.write_bytes(
+        storage.to_uri(str(folder / "rejects" / unit.name)), parquet_files.encode(rejects, schema.REJECT)
+    )
 
 
 def plan(folder: Path, copies: int = 1) -> ExtractPlan:

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 
-from audioclf import conservation, extraction, layouts, manifest, shards, storage
+from audioclf import conservation, extraction, layouts, manifest, parquet_files, shards, storage
 from audioclf.audio.frontend import log_mel
 from audioclf.augmentation import Augmentation
 from audioclf.errors import SchemaError
@@ -95,7 +95,7 @@ def test_counts_and_front_end_travel_in_the_file(tmp_path: Path, wav: Wav) -> No
     assert counts.to_dict() == {**stored, "augment_s": {}, "augmented": {}}
     assert (stored["bytes"], stored["audio_s"], stored["segments"]) == (path.stat().st_size, 1.0, 2)
     assert totals.flags == {"silent": 1}
-    assert shards.front_end_of(shards.read_metadata(uri), "x") == SPEC
+    assert shards.front_end_of(parquet_files.metadata(uri), "x") == SPEC
 
 
 def test_a_shard_that_is_damaged_names_itself(tmp_path: Path) -> None:

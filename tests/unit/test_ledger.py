@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from audioclf import archive, ledger, schema, shards, storage, tag_results, tagging
+from audioclf import archive, ledger, parquet_files, rundir, schema, storage, tag_results, tagging
 from audioclf.errors import ConfigError
 from audioclf.recording_times import RecordingTime
 from audioclf.rundir import RunDirectory
@@ -44,9 +44,9 @@ def unit(
 ) -> None:
     """A unit of a run; without tags, one killed before its commit."""
     name = f"unit-{index:07d}.parquet"
-    storage.write_bytes(output.at("runs", run, tagging.PARTS, name), shards.encode(parts, schema.PART))
+    storage.write_bytes(output.at("runs", run, tagging.PARTS, name), parquet_files.encode(parts, schema.PART))
     if tags is not None:
-        storage.write_bytes(output.at("runs", run, shards.DATA, name), shards.encode(tags, schema.TAG))
+        storage.write_bytes(output.at("runs", run, rundir.DATA, name), parquet_files.encode(tags, schema.TAG))
 
 
 def close_all(output: RunDirectory) -> list[str]:

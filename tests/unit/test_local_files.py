@@ -63,7 +63,7 @@ def test_what_was_not_finished_is_removed_and_nothing_else(tmp_path: Path) -> No
     for name in ("unit-0.parquet", ".abc.tmp", ".another_runs.tmp", ".keep"):
         (tmp_path / name).touch()
         if name != ".another_runs.tmp":
-            os.utime(tmp_path / name, (0, time.time() - 2 * storage.ABANDONED_S))
+            os.utime(tmp_path / name, (0, time.time() - 2 * local_files.ABANDONED_S))
     storage.remove_unfinished(tmp_path.as_uri())
     assert sorted(path.name for path in tmp_path.iterdir()) == [".another_runs.tmp", ".keep", "unit-0.parquet"]
     storage.remove_unfinished((tmp_path / "absent").as_uri())

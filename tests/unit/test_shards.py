@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from audioclf import shards, storage
+from audioclf import parquet_files, shards, storage
 from audioclf.audio.frontend import get_front_end
 from audioclf.errors import ConfigError, SchemaError
 
@@ -111,12 +111,12 @@ def test_damage_names_its_shard_whatever_reads_it(tmp_path: Path, damage: str) -
     file.write_bytes(content)
     uri = file.as_uri()
     readers = [
-        shards.read_table,
+        parquet_files.read,
         lambda uri: shards.read_unit(uri, ["clip_id"]),
         lambda uri: shards.load_files([uri], copies=True),
     ]
     if damage == "footer":
-        readers.append(shards.read_metadata)
+        readers.append(parquet_files.metadata)
     for read in readers:
         with pytest.raises(SchemaError, match=r"unit-0000000\.parquet: damaged"):
             read(uri)

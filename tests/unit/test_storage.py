@@ -208,11 +208,14 @@ def test_what_goes_away_during_a_listing_is_left_out(tmp_path: Path) -> None:
     assert list(listing) == []
 
 
-def test_what_a_file_system_has_recovered_is_not_the_archives(tmp_path: Path) -> None:
-    for folder in ("lost+found", "day"):
-        (tmp_path / folder).mkdir()
+def test_what_a_file_system_has_recovered_is_not_the_archives(tmp_path: Path, s3_bucket: str) -> None:
+    """In a copy of it in a bucket neither: both list the same."""
+    for folder in ("lost+found", "day/lost+found"):
+        (tmp_path / folder).mkdir(parents=True)
         (tmp_path / folder / "a.wav").touch()
-    assert [info.path for info in storage.list_files(storage.to_uri(str(tmp_path)))] == ["day/a.wav"]
+        boto3.client("s3").put_object(Bucket=s3_bucket, Key=f"in/{folder}/a.wav", Body=b"")
+    for root in (storage.to_uri(str(tmp_path)), f"s3://{s3_bucket}/in"):
+        assert [info.path for info in storage.list_files(root)] == ["day/lost+found/a.wav"]
 
 
 @pytest.mark.parametrize(

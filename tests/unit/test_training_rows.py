@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from audioclf import memory, row_index, sampling, shards, storage, training_rows
+from audioclf import memory, parquet_files, row_index, sampling, shards, storage, training_rows
 from audioclf.audio import pcm
 from audioclf.audio.frontend import get_front_end
 from audioclf.errors import ConfigError, MissingClipError, SchemaError
@@ -460,7 +460,7 @@ def test_reading_ends_once_it_is_stopped(run: str, before: int, monkeypatch: pyt
     index = read_index([run], copies=True)
     monkeypatch.setattr(row_index, "BATCH_BYTES", 1)
     stop, decoded, opened = threading.Event(), 0, list[str]()
-    to_pictures, open_shard = shards.to_pictures, shards.opened
+    to_pictures, open_shard = shards.to_pictures, parquet_files.opened
 
     def counted(*args: Any) -> np.ndarray:
         nonlocal decoded
@@ -470,7 +470,7 @@ def test_reading_ends_once_it_is_stopped(run: str, before: int, monkeypatch: pyt
         return to_pictures(*args)
 
     monkeypatch.setattr(shards, "to_pictures", counted)
-    monkeypatch.setattr(shards, "opened", lambda uri, *args: opened.append(uri) or open_shard(uri, *args))
+    monkeypatch.setattr(parquet_files, "opened", lambda uri, *args: opened.append(uri) or open_shard(uri, *args))
     if before == 0:
         stop.set()
     index.read(np.arange(len(index)), stop)
