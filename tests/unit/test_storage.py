@@ -215,7 +215,7 @@ def test_what_a_file_system_has_recovered_is_not_the_archives(tmp_path: Path, s3
         (tmp_path / folder / "a.wav").touch()
         boto3.client("s3").put_object(Bucket=s3_bucket, Key=f"in/{folder}/a.wav", Body=b"")
     for root in (storage.to_uri(str(tmp_path)), f"s3://{s3_bucket}/in"):
-        assert [info.path for info in storage.list_files(root)] == ["day/lost+found/a.wav"]
+        assert [info.path for info in storage.list_files(root)] == ["day/lost%2Bfound/a.wav"]
 
 
 @pytest.mark.parametrize(
