@@ -9,11 +9,13 @@ import pytest
 import soundfile
 from moto.server import ThreadedMotoServer
 
-from audioclf.config import ExtractConfig, ManifestConfig, TrainConfig
-from audioclf.pipelines import extract, manifest, train
+from audioclf.config import CrossvalConfig, ExtractConfig, ManifestConfig, TrainConfig
+from audioclf.pipelines import crossval, extract, manifest, train
 from tests.buckets import new_bucket
 
 RATE = 8_000
+HOSTILE = '"><img src=x onerror=document.title=1>&amp;'
+"""In the names of hostile_clips: what would be HTML."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -99,4 +101,40 @@ def trained(extracted: str, tmp_path_factory: pytest.TempPathFactory) -> str:
     output = str(tmp_path_factory.mktemp("train") / "run")
     config = TrainConfig(shards=(extracted,), output=output, test_fold=1, epochs=3, batch_size=4, num_workers=0)
     assert train.run(config) == "ok"
+    return output
+
+
+@pytest.fixture(scope="session")
+def hostile_clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Class folders: 12 clips of a second, with names that would be HTML and begin with a time; one is no sound."""
+    folder = tmp_path_factory.mktemp("hostile")
+    rng = np.random.default_rng(0)
+    for label, hz in (("<b>low<∕b>", 300), ("high", 3000)):  # as near to a closing tag as a folder's name gets
+        (folder / label).mkdir()
+        for i in range(6):
+            time = np.arange(2 * RATE) / (2 * RATE)
+            sound = 0.3 * np.sin(2 * np.pi * hz * (1 + i / 40) * time) + rng.normal(scale=0.02, size=len(time))
+            soundfile.write(folder / label / f"20240131_1{i}0000 {HOSTILE}{i}.wav", sound, 2 * RATE)
+    (folder / "high" / f"{HOSTILE}.wav").write_bytes(b"RIFF")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def hostile_shards(hostile_clips: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Each of them and two louder or softer copies, in two folds."""
+    folder = tmp_path_factory.mktemp("hostile_shards")
+    listing = str(folder / "m.parquet")
+    assert manifest.run(ManifestConfig(input=str(hostile_clips), output=listing, folds=2)) == "ok"
+    config = ExtractConfig(
+        manifest=listing, output=str(folder / "shards"), augment=("gain",), copies=2, max_reject_fraction=1.0
+    )
+    assert extract.run(config) == "ok"
+    return config.output
+
+
+@pytest.fixture(scope="session")
+def crossvalidated(hostile_shards: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    output = str(tmp_path_factory.mktemp("crossval") / "run")
+    config = CrossvalConfig(shards=(hostile_shards,), output=output, epochs=2, batch_size=4)
+    assert crossval.run(config) == "ok"
     return output

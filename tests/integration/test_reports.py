@@ -8,16 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-import soundfile
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from audioclf.config import CrossvalConfig, ExtractConfig, ManifestConfig, ReportConfig, TagConfig
+from audioclf.config import ExtractConfig, ManifestConfig, ReportConfig, TagConfig
 from audioclf.errors import ConfigError
-from audioclf.pipelines import crossval, extract, manifest, report, tag
+from audioclf.pipelines import extract, manifest, report, tag
 
-RATE = 16_000
-HOSTILE = '"><img src=x onerror=document.title=1>&amp;'
-CLASSES = ("<b>low</b>", "high")
+from .conftest import HOSTILE
 
 
 @pytest.fixture(scope="module")
@@ -35,46 +32,11 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="module")
-def sounds(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Clips of two classes, with names that would be HTML, and one that is no sound."""
-    folder = tmp_path_factory.mktemp("sounds")
-    rng = np.random.default_rng(0)
-    for name, hz in zip(CLASSES, (300, 3000), strict=True):
-        label = name.replace("/", "∕")  # as near to a closing tag as a folder's name gets
-        (folder / label).mkdir()
-        for i in range(6):
-            time = np.arange(RATE) / RATE
-            sound = 0.3 * np.sin(2 * np.pi * hz * (1 + i / 40) * time) + rng.normal(scale=0.02, size=RATE)
-            soundfile.write(folder / label / f"20240131_1{i}0000 {HOSTILE}{i}.wav", sound, RATE)
-    (folder / "high" / f"{HOSTILE}.wav").write_bytes(b"RIFF")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def shards(sounds: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tmp_path_factory.mktemp("extracted")
-    listing = str(folder / "m.parquet")
-    assert manifest.run(ManifestConfig(input=str(sounds), output=listing, folds=2)) == "ok"
-    config = ExtractConfig(
-        manifest=listing, output=str(folder / "shards"), augment=("gain",), copies=2, max_reject_fraction=1.0
-    )
-    assert extract.run(config) == "ok"
-    return config.output
-
-
-@pytest.fixture(scope="module")
-def crossvalidated(shards: str, tmp_path_factory: pytest.TempPathFactory) -> str:
-    output = str(tmp_path_factory.mktemp("crossval") / "run")
-    assert crossval.run(CrossvalConfig(shards=(shards,), output=output, epochs=1, batch_size=4)) == "ok"
-    return output
-
-
-@pytest.fixture(scope="module")
-def tagged(sounds: Path, crossvalidated: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+def tagged(hostile_clips: Path, crossvalidated: str, tmp_path_factory: pytest.TempPathFactory) -> str:
     checkpoint = f"{crossvalidated}/trainings/seed-0-fold-1/checkpoint"
     flags = {"time_regex": "audiomoth", "window_s": 0.25, "top_k": 2, "max_reject_fraction": 1.0}
     output = str(tmp_path_factory.mktemp("tagged") / "tags")
-    assert tag.run(TagConfig(input=str(sounds), checkpoint=checkpoint, output=output, **flags)) == "ok"
+    assert tag.run(TagConfig(input=str(hostile_clips), checkpoint=checkpoint, output=output, **flags)) == "ok"
     return output
 
 
@@ -112,13 +74,13 @@ SCREENS = [(1400, "light"), (390, "dark")]
 
 
 @pytest.mark.parametrize(("width", "scheme"), SCREENS)
-def test_an_extraction(browser: Browser, shards: str, tmp_path: Path, width: int, scheme: str) -> None:
-    file = write(shards, tmp_path / "report.html")
+def test_an_extraction(browser: Browser, hostile_shards: str, tmp_path: Path, width: int, scheme: str) -> None:
+    file = write(hostile_shards, tmp_path / "report.html")
     opened = Opened(browser, file, width, scheme)
     opened.require_good(file)
     page = opened.page
     said = page.inner_text("main")
-    summary = json.loads(Path(shards, "summary.json").read_text())
+    summary = json.loads(Path(hostile_shards, "summary.json").read_text())
     assert summary["total"]["clips"]["rejected"] == 1
     assert HOSTILE in said
     assert "DecodeError" in page.inner_text("table >> nth=1")
@@ -195,10 +157,10 @@ def test_runs_in_which_all_was_rejected(crossvalidated: str, tmp_path: Path) -> 
         assert "x/a.wav" in html
 
 
-def test_what_is_no_run_is_named(tmp_path: Path, shards: str) -> None:
+def test_what_is_no_run_is_named(tmp_path: Path, hostile_shards: str) -> None:
     with pytest.raises(ConfigError, match=r"not a run directory of a job: no config\.json"):
         report.run(ReportConfig(run=str(tmp_path)))
     unfinished = tmp_path / "unfinished"
-    shutil.copytree(shards, unfinished, ignore=shutil.ignore_patterns("summary.json", "_SUCCESS"))
+    shutil.copytree(hostile_shards, unfinished, ignore=shutil.ignore_patterns("summary.json", "_SUCCESS"))
     assert report.run(ReportConfig(run=str(unfinished))) == "ok"
     assert "The run has not ended" in (unfinished / "report.html").read_text()
