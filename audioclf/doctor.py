@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from audioclf import memory, s3, storage
+from audioclf import machine, s3, storage
 from audioclf.errors import AudioclfError, EngineError, StorageError
 
 if TYPE_CHECKING:
@@ -216,13 +216,13 @@ def cpus(root: Path = Path("/")) -> Finding:
         root: of the file system with the control groups.
     """
     physical = os.cpu_count() or 1
-    allowed = min([physical, *memory.cgroup_cpus(root)])
+    allowed = min([physical, *machine.cgroup_cpus(root)])
     return Finding("cpus", "ok", f"{allowed:g} of {physical}")
 
 
 def main_memory() -> Finding:
     """Memory that this process may use."""
-    return Finding("memory", "ok", f"{_gb(_memory_bytes())} of {_gb(memory.physical_bytes())}")
+    return Finding("memory", "ok", f"{_gb(_memory_bytes())} of {_gb(machine.physical_bytes())}")
 
 
 def temporary_disk() -> Finding:
@@ -248,7 +248,7 @@ def shared_memory(folder: Path = Path("/dev/shm")) -> Finding:
 
 
 def _memory_bytes() -> int:
-    return memory.available(memory.physical_bytes(), memory.cgroup_limits())
+    return machine.available(machine.physical_bytes(), machine.cgroup_limits())
 
 
 def _free_space(name: str, folder: Path, remedy: str) -> Finding:

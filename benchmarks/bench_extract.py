@@ -112,7 +112,7 @@ def _units(plan, units, done) -> None:
 
 
 def without_ray(manifest: Path, output: Path, n: int) -> float:
-    from audioclf import memory
+    from audioclf import malloc
     from audioclf.audio.frontend import get_front_end
     from audioclf.augmentation import Augmentation
     from audioclf.extraction import ExtractPlan
@@ -125,7 +125,7 @@ def without_ray(manifest: Path, output: Path, n: int) -> float:
     context = multiprocessing.get_context("spawn")
     done = context.Queue()
     processes = [context.Process(target=_units, args=(plan, units[i::PROCESSES], done)) for i in range(PROCESSES)]
-    with threads_each(1), environment(GLIBC_TUNABLES=memory.REUSED):  # as in a job
+    with threads_each(1), environment(GLIBC_TUNABLES=malloc.REUSED):  # as in a job
         for process in processes:
             process.start()
     finished = sorted(done.get() for _ in units)

@@ -6,7 +6,7 @@ import signal
 import time
 from typing import Any
 
-from audioclf import memory
+from audioclf import malloc
 from audioclf.errors import AudioclfError
 
 # Before Ray is imported: nothing calls home, and Ray's own progress leaves the terminal to ours.
@@ -28,7 +28,7 @@ WORKERS_ENVIRONMENT = {
     # pyarrow's S3 client, which Ray Train writes through, otherwise appends checksums that other stores than AWS refuse
     # (Ceph: HTTP 411).
     "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",
-    "GLIBC_TUNABLES": memory.REUSED,
+    "GLIBC_TUNABLES": malloc.REUSED,
 }
 """Of every process that a job starts, unless the user has set it; the driver itself began without."""
 

@@ -18,7 +18,7 @@ import torch
 from ray.exceptions import RayError
 from ray.train import TrainingFailedError
 
-from audioclf import checkpoint, event_files, memory, policy, rundir, s3, shards, storage, training
+from audioclf import checkpoint, event_files, machine, memory, policy, rundir, s3, shards, storage, training
 from audioclf.audio.frontend import FrontEnd
 from audioclf.checkpoint import Checkpoint
 from audioclf.config import TrainConfig, Training, training_of
@@ -245,7 +245,7 @@ def _memory_bytes(job: TrainJob, workers: int) -> int:
     """That training rows may take in each of so many workers of this machine."""
     if job.memory_mb is not None:
         return job.memory_mb * 1_000_000
-    return int(memory.available(memory.physical_bytes(), memory.cgroup_limits(), workers) * memory.SHARE)
+    return int(machine.available(machine.physical_bytes(), machine.cgroup_limits(), workers) * memory.SHARE)
 
 
 def _least(value: int, share: Share) -> int:

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from audioclf import doctor, memory, s3, storage
+from audioclf import doctor, machine, s3, storage
 from audioclf.audio import rubberband
 from audioclf.config import DoctorConfig
 from audioclf.doctor import Finding
@@ -185,7 +185,7 @@ def test_cpus_that_control_groups_allow(
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-    assert memory.cgroup_cpus(tmp_path) == expected
+    assert machine.cgroup_cpus(tmp_path) == expected
     allowed = min([os.cpu_count() or 1, *expected])
     assert doctor.cpus(tmp_path).found == f"{allowed:g} of {os.cpu_count()}"
 
@@ -193,7 +193,7 @@ def test_cpus_that_control_groups_allow(
 def test_little_space_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert doctor.main_memory().status == "ok"
     assert doctor.shared_memory(tmp_path / "none").status == "ok"
-    monkeypatch.setattr(memory, "available", lambda *_: 10_000_000_000)
+    monkeypatch.setattr(machine, "available", lambda *_: 10_000_000_000)
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=3_000_000_000))
     assert doctor.shared_memory(tmp_path).status == "ok"
     disk = doctor.temporary_disk()

@@ -7,9 +7,11 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from audioclf import folds, manifest
+from audioclf import folds, layouts, manifest
 from audioclf.errors import ConfigError
 from audioclf.manifest import Clip
+
+from .listed import files
 
 
 def clip(name: str, label: str, source: str = "") -> Clip:
@@ -85,3 +87,19 @@ def test_a_source_goes_to_the_fold_with_the_fewest_clips_of_its_classes() -> Non
     clips = [clip(f"{source}{i}", "x", source) for source, n in (("c", 1), ("a", 3), ("b", 2)) for i in range(n)]
     fold_of = {c.source_id: c.fold for c in deal(clips, 2)}
     assert fold_of == {"a": 1, "b": 2, "c": 2}
+
+
+def test_dealt_folds_keep_sources_together_and_classes_even() -> None:
+    paths = [f"{label}/{source}-{part}.wav" for label in ("a", "b") for source in range(8) for part in range(3)]
+    clips = layouts.from_folders(files(*paths))
+    clips = [layouts.Regexes(source=r"^(.+)-").apply(clip) for clip in clips]
+    dealt = manifest.clips_of(folds.deal(manifest.to_table(clips), 4))
+    folds_of_source: dict[str, set[int | None]] = {}
+    for clip in dealt:
+        folds_of_source.setdefault(clip.source_id, set()).add(clip.fold)
+    assert all(len(found) == 1 for found in folds_of_source.values())
+    for label in ("a", "b"):
+        counts = [sum(clip.fold == fold and clip.labels == (label,) for clip in dealt) for fold in (1, 2, 3, 4)]
+        assert counts == [6, 6, 6, 6]
+    with pytest.raises(ConfigError, match="only 16 sources"):
+        folds.deal(manifest.to_table(clips), 17)

@@ -2,12 +2,15 @@
 
 import itertools
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 
-from audioclf import layouts
+from audioclf import layouts, storage
 from audioclf.errors import ConfigError
 from audioclf.storage import FileInfo
+
+from .listed import files
 
 
 def info(path: str, uri: str | None = None) -> FileInfo:
@@ -20,8 +23,8 @@ def test_a_csv_may_name_clips_by_uri() -> None:
     assert [(c.uri, c.labels) for c in clips] == [
         ("file:///in/b%20c.wav", ("cat",)), ("file:///in/a.wav", ("dog",)),
     ]  # fmt: skip
-    files = [info("a.wav", "s3://bucket/in/a.wav"), info("b%20c.wav", "s3://bucket/in/b c.wav")]
-    clips = layouts.from_csv(files, "uri,labels\ns3://bucket/in/b c.wav,cat\n", "x.csv")
+    in_bucket = [info("a.wav", "s3://bucket/in/a.wav"), info("b%20c.wav", "s3://bucket/in/b c.wav")]
+    clips = layouts.from_csv(in_bucket, "uri,labels\ns3://bucket/in/b c.wav,cat\n", "x.csv")
     assert [(c.uri, c.labels) for c in clips] == [("s3://bucket/in/b c.wav", ("cat",))]
 
 
@@ -80,3 +83,77 @@ def test_times_are_of_a_zone_or_of_a_ready_pattern() -> None:
 def test_a_wrong_zone_or_pattern_needs_no_clip_to_be_told(time: str, zone: str, says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         _ = layouts.Regexes(time=time, time_zone=zone).recording_time
+
+
+def test_folders_are_labels() -> None:
+    clips = layouts.from_folders(files("dog/a.wav", "cat%20s/deep/b.wav"))
+    assert [clip.labels for clip in clips] == [("dog",), ("cat s",)]
+    with pytest.raises(ConfigError, match=r"stray\.wav: lies in no class folder"):
+        layouts.from_folders(files("stray.wav"))
+
+
+def test_regexes_find_label_fold_source_and_time() -> None:
+    (clip,) = layouts.from_flat(files("site7/3-1042-B_20240229_235958.wav"))
+    clip = layouts.Regexes(r"^(\w+)/", r"/(\d)-", r"/\d-(\d+)-", r"_(\d{8}_\d{6})").apply(clip)
+    assert (clip.labels, clip.fold, clip.source_id) == (("site7",), 3, "1042")
+    assert clip.recorded_at is not None
+    assert clip.recorded_at.isoformat() == "2024-02-29T23:59:58+00:00"
+
+
+@pytest.mark.parametrize(
+    ("regexes", "says"),
+    [
+        (layouts.Regexes(fold="(x)"), "does not match"),
+        (layouts.Regexes(fold="("), "--fold-regex"),
+        (layouts.Regexes(label="a"), "needs a group"),
+        (layouts.Regexes(fold="^(a)"), "not a whole number"),
+        (layouts.Regexes(time="^(a)"), "is not a time"),
+    ],
+)
+def test_a_regex_that_finds_nothing_is_bad_usage(regexes: layouts.Regexes, says: str) -> None:
+    (clip,) = layouts.from_flat(files("a/1.wav"))
+    with pytest.raises(ConfigError, match=says):
+        regexes.apply(clip)
+
+
+def test_csv_names_clips_by_path_with_labels_folds_and_parts() -> None:
+    text = "path,labels,fold,source_id,start_s,end_s\na.wav,dog; cat,2,rec,,\na.wav,,,,1.5,2.5\n"
+    first, second = layouts.from_csv(files("a.wav"), text, "x.csv")
+    assert (first.labels, first.fold, first.source_id, first.start_s) == (("dog", "cat"), 2, "rec", None)
+    assert (second.labels, second.fold, second.start_s, second.end_s) == ((), None, 1.5, 2.5)
+    assert first.clip_id != second.clip_id
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("path,labels\nb.wav,dog\n", "line 2: b.wav is not an audio file below --input"),
+        ("path\na.wav\n", "no column 'labels'"),
+        ("path,labels,fold\na.wav,dog,two\n", "'two' is not a whole number"),
+        ("path,labels,start_s\na.wav,dog,-1\n", "is not a time in a file"),
+        ("path,labels\na.wav\n", "not as many values"),
+        ("name,labels\na.wav,dog\n", "needs a value in column path"),
+    ],
+)
+def test_a_bad_csv_names_the_line_and_the_field(text: str, says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        layouts.from_csv(files("a.wav"), text, "x.csv")
+
+
+def test_esc50_and_urbansound8k_read_their_own_tables() -> None:
+    esc = "filename,fold,target,category,esc10,src_file,take\n1-100-A-0.wav,1,0,dog,True,100,A\n"
+    (clip,) = layouts.from_table(files("audio/1-100-A-0.wav"), esc, "esc50.csv", layouts.ESC50)
+    assert (clip.labels, clip.fold, clip.source_id) == (("dog",), 1, "100")
+    urban = "slice_file_name,fsID,start,end,salience,fold,classID,class\n7-3-0-0.wav,7,0,4,1,5,3,dog_bark\n"
+    (clip,) = layouts.from_table(files("fold5/7-3-0-0.wav"), urban, "u.csv", layouts.URBANSOUND8K)
+    assert (clip.labels, clip.fold, clip.source_id) == (("dog_bark",), 5, "7")
+    with pytest.raises(ConfigError, match="no column 'category'"):
+        layouts.from_table(files("a.wav"), "filename,fold,src_file\na.wav,1,1\n", "x.csv", layouts.ESC50)
+
+
+def test_listing_counts_what_is_passed_over(tmp_path: Path) -> None:
+    for name in ("b.WAV", "a.flac", "notes.txt", "README"):
+        (tmp_path / name).touch()
+    listing = layouts.list_audio(storage.to_uri(str(tmp_path)))
+    assert [info.path for info in listing.files] == ["a.flac", "b.WAV"]
+    assert listing.skipped == {".txt": 1, "": 1}

@@ -12,9 +12,12 @@ import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
 
-from audioclf import manifest, s3, schema, storage
+from audioclf import layouts, manifest, s3, schema, storage
 from audioclf.errors import ConfigError, SchemaError
 from audioclf.manifest import Clip
+from audioclf.storage import FileInfo
+
+from .listed import files
 
 CLIP = Clip(
     clip_id="a",
@@ -189,3 +192,47 @@ def test_a_slice_of_an_s3_manifest_is_read_in_ranges(s3_bucket: str, monkeypatch
     reader = manifest.SliceReader(uri)
     assert [row["clip_id"] for row in reader.rows(4, 11)] == [f"{i:02d}" for i in range(4, 11)]
     reader.close()
+
+
+def test_a_manifest_round_trips_with_one_id_for_folder_and_bucket(tmp_path: Path) -> None:
+    here = layouts.from_folders(files("dog/1.wav", "cat/2.wav"))
+    there = layouts.from_folders(
+        [FileInfo(f"s3://b/{f.path}", f.path, 10, "e", 0.0) for f in files("dog/1.wav", "cat/2.wav")]
+    )
+    written = []
+    for name, clips in (("here", here), ("there", there)):
+        uri = storage.to_uri(str(tmp_path / name))
+        manifest.write(manifest.to_table(clips), uri)
+        written.append(manifest.read(uri))
+    assert written[0].digest == written[1].digest
+    assert written[0].table["clip_id"].equals(written[1].table["clip_id"])
+    assert written[0].table["source_id"].equals(written[0].table["clip_id"])  # each a source of its own
+    assert pq.read_schema(tmp_path / "here").names == schema.MANIFEST.names
+
+
+def test_slices_are_the_rows_whatever_the_row_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(manifest, "ROW_GROUP_ROWS", 7)
+    clips = layouts.from_folders(files(*(f"x/{i:03d}.wav" for i in range(50))))
+    uri = storage.to_uri(str(tmp_path / "m.parquet"))
+    manifest.write(manifest.to_table(clips), uri)
+    reader = manifest.SliceReader(uri)
+    for start, stop in ((0, 50), (6, 8), (7, 14), (49, 50), (0, 1), (13, 29)):
+        assert [row["clip_id"] for row in reader.rows(start, stop)] == [clip.clip_id for clip in clips[start:stop]]
+    reader.close()
+
+
+def test_what_is_no_manifest_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(b"text")
+    with pytest.raises(SchemaError, match="not a Parquet file"):
+        manifest.read(storage.to_uri(str(tmp_path / "x")))
+    with pytest.raises(ConfigError, match=r"make it with jobs/manifest\.py"):
+        manifest.read(storage.to_uri(str(tmp_path / "absent")))
+
+
+def test_sources_must_not_cross_folds_nor_clips_come_twice() -> None:
+    regexes = layouts.Regexes(fold=r"^(\d)", source=r"-(\w)")
+    crossing = [regexes.apply(clip) for clip in layouts.from_flat(files("1-a.wav", "2-a.flac"))]
+    with pytest.raises(ConfigError, match="sources must not cross folds"):
+        manifest.check(manifest.to_table(crossing))
+    with pytest.raises(ConfigError, match="named twice"):
+        manifest.check(manifest.to_table(layouts.from_flat(files("a.wav", "a.wav"))))

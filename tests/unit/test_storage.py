@@ -1,4 +1,4 @@
-"""Storage where things go wrong: half-written files, refused requests, odd places."""
+"""Storage: names that survive, what is written and read, and where things go wrong."""
 
 import errno
 import os
@@ -18,7 +18,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from audioclf import s3, s3_listing, storage
-from audioclf.errors import ChangedClipError, ConfigError, MissingClipError, StorageError
+from audioclf.errors import ChangedClipError, ConfigError, MissingClipError, StorageError, UnreadableClipError
 
 
 def test_readers_see_the_old_content_or_the_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -371,3 +371,98 @@ def test_pyarrow_gets_the_same_endpoint(s3_bucket: str, moto_endpoint: str) -> N
     options = s3.pyarrow_options()
     assert f"{options['scheme']}://{options['endpoint_override']}" == moto_endpoint
     assert options["region"] == "us-east-1"
+
+
+ODD_NAMES = ["plain.wav", "with space.wav", "quo'te\".wav", "new\nline.wav", "100%25.wav", "ümlaut-🎵.wav", "#?&.wav"]
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_a_local_path_survives_as_a_uri(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(b"content")
+    uri = storage.to_uri(str(path))
+    assert uri == path.as_uri()
+    assert storage.local_path(uri) == path
+    assert storage.read_bytes(uri) == b"content"
+    assert [info.uri for info in storage.list_files(storage.to_uri(str(tmp_path)))] == [uri]
+
+
+def test_a_name_that_is_not_utf8_survives(tmp_path: Path) -> None:
+    path = os.path.join(os.fsencode(tmp_path), b"\xff\xfe.wav")  # noqa: PTH118
+    with open(path, "wb") as file:
+        file.write(b"content")
+    (info,) = storage.list_files(storage.to_uri(str(tmp_path)))
+    assert info.path == "%FF%FE.wav"
+    assert storage.read_bytes(info.uri) == b"content"
+
+
+@pytest.mark.parametrize("name", [name for name in ODD_NAMES if "\n" not in name])
+def test_a_bucket_and_a_folder_give_the_same_paths(tmp_path: Path, s3_bucket: str, name: str) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / name).write_bytes(b"content")
+    boto3.client("s3").put_object(Bucket=s3_bucket, Key=f"in/sub/{name}", Body=b"content")
+    (here,) = storage.list_files(storage.to_uri(str(tmp_path)))
+    (there,) = storage.list_files(f"s3://{s3_bucket}/in")
+    assert here.path == there.path
+    assert storage.read_bytes(there.uri, there.etag) == b"content"
+
+
+def test_hidden_files_are_no_files_of_a_collection(tmp_path: Path) -> None:
+    for name in (".hidden.wav", ".git/x.wav", "seen.wav"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert [info.path for info in storage.list_files(storage.to_uri(str(tmp_path)))] == ["seen.wav"]
+
+
+@pytest.fixture(params=["local", "s3"])
+def root(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URI of an empty place on each kind of store."""
+    if request.param == "local":
+        return storage.to_uri(str(tmp_path / "place"))
+    return f"s3://{request.getfixturevalue('s3_bucket')}/place"
+
+
+def test_what_is_written_can_be_read_listed_and_removed(root: str) -> None:
+    uri = f"{root}/folder/file.bin"
+    assert not storage.exists(uri)
+    assert storage.names_in(f"{root}/folder") == {}
+    storage.write_bytes(uri, b"0123456789")
+    assert storage.exists(uri)
+    assert set(storage.names_in(f"{root}/folder")) == {"file.bin"}
+    assert storage.folders_in(root) == ["folder"]
+    with storage.open_ranged(uri) as file:
+        file.seek(-4, 2)
+        assert file.read(2) == b"67"
+        file.seek(1)
+        assert file.read() == b"123456789"
+    storage.remove(uri)
+    storage.remove(uri)
+    with pytest.raises(MissingClipError):
+        storage.read_bytes(uri)
+    with pytest.raises(MissingClipError):
+        storage.open_ranged(uri).close()
+
+
+def test_other_content_than_listed_is_refused(root: str) -> None:
+    storage.write_bytes(f"{root}/x", b"before")
+    (info,) = storage.list_files(root)
+    path = storage.local_path(info.uri)
+    storage.write_bytes(info.uri, b"after")
+    if path is not None:
+        os.utime(path, ns=(1, 1))
+    with pytest.raises(ChangedClipError):
+        storage.read_bytes(info.uri, info.etag)
+
+
+def test_places_that_do_not_exist_are_bad_usage(tmp_path: Path, s3_bucket: str) -> None:
+    with pytest.raises(ConfigError, match="no such folder"):
+        list(storage.list_files(storage.to_uri(str(tmp_path / "absent"))))
+    with pytest.raises(ConfigError, match="no such bucket"):
+        list(storage.list_files("s3://absent-bucket/x"))
+    with pytest.raises(ConfigError, match="gs:// is not supported"):
+        storage.to_uri("gs://bucket/x")
+
+
+def test_a_folder_in_place_of_a_file_is_one_clips_trouble(tmp_path: Path) -> None:
+    with pytest.raises(UnreadableClipError):
+        storage.read_bytes(storage.to_uri(str(tmp_path)))

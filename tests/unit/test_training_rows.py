@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from audioclf import memory, parquet_files, row_index, sampling, shards, storage, training_rows
+from audioclf import parquet_files, row_index, sampling, shards, storage, training_rows
 from audioclf.audio import pcm
 from audioclf.audio.frontend import get_front_end
 from audioclf.errors import ConfigError, MissingClipError, SchemaError
@@ -565,46 +565,3 @@ def test_segments_come_as_often_as_their_weights_say() -> None:
     assert again[0] == again[1]
     with pytest.raises(ConfigError, match="no segment has a label"):
         sampling.draw_segments(np.zeros(3), rng)
-
-
-# --- the choice
-
-
-def test_rows_are_kept_in_memory_if_they_fit() -> None:
-    need = 1000 * 128 * 216 * 2
-    assert memory.fits(1000, (128, 216), need)
-    assert not memory.fits(1000, (128, 216), need - 1)
-    kept, streamed_rows = (memory.choose(1000, (128, 216), need - short) for short in (0, 1))
-    size = "1,000 training rows of 128 × 216 take 0.06 GB and may take 0.06 GB"
-    assert (kept.in_memory, kept.words) == (True, f"{size}: held in memory")
-    assert (streamed_rows.in_memory, streamed_rows.words) == (False, f"{size}: streamed from the shards")
-
-
-def test_the_least_of_memory_and_limits_is_dealt_to_the_workers() -> None:
-    assert memory.available(64_000, []) == 64_000
-    assert memory.available(64_000, [10**18, 16_000], workers=4) == 4_000
-    assert 0 < memory.available(memory.physical_bytes(), memory.cgroup_limits()) <= memory.physical_bytes()
-
-
-@pytest.mark.parametrize(
-    ("cgroup", "files", "expected"),
-    [
-        ("0::/\n", {"memory.max": "5000"}, [5000]),
-        ("0::/a/b\n", {"memory.max": "max", "a/memory.max": "3000", "a/b/memory.max": "max"}, [3000]),
-        ("0::/outside/id\n", {"memory.max": "7000"}, [7000]),
-        ("4:cpu,cpuacct:/x\n3:memory:/x\n0::/\n", {"memory/x/memory.limit_in_bytes": "9000"}, [9000]),
-        ("0::/\n", {}, []),
-    ],
-)
-def test_limits_of_control_groups(tmp_path: Path, cgroup: str, files: dict[str, str], expected: list[int]) -> None:
-    (tmp_path / "proc/self").mkdir(parents=True)
-    (tmp_path / "proc/self/cgroup").write_text(cgroup)
-    for name, text in files.items():
-        path = tmp_path / "sys/fs/cgroup" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text + "\n")
-    assert memory.cgroup_limits(tmp_path) == expected
-
-
-def test_without_control_groups_there_are_no_limits(tmp_path: Path) -> None:
-    assert memory.cgroup_limits(tmp_path) == []
