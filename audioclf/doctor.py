@@ -248,7 +248,7 @@ def shared_memory(folder: Path = Path("/dev/shm")) -> Finding:
 
 
 def _memory_bytes() -> int:
-    return machine.available(machine.physical_bytes(), machine.cgroup_limits())
+    return machine.available(machine.physical_bytes(), machine.cgroup_memory())
 
 
 def _free_space(name: str, folder: Path, remedy: str) -> Finding:

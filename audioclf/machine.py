@@ -20,7 +20,7 @@ def physical_bytes() -> int:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-def cgroup_limits(root: Path = Path("/")) -> list[int]:
+def cgroup_memory(root: Path = Path("/")) -> list[int]:
     """Bytes that Linux control groups (version 1 or 2) allow this process: its own group's, and those above it.
 
     Args:
@@ -34,7 +34,7 @@ def cgroup_limits(root: Path = Path("/")) -> list[int]:
 
 
 def cgroup_cpus(root: Path = Path("/")) -> list[float]:
-    """CPUs that Linux control groups allow this process, as `cgroup_limits` gives bytes."""
+    """CPUs that Linux control groups allow this process, as `cgroup_memory` gives bytes."""
     limits = []
     for folder in _groups("cpu", root):
         words = " ".join(_text(folder / name) for name in _CPU_FILES).split()

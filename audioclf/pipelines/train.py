@@ -245,7 +245,7 @@ def _memory_bytes(job: TrainJob, workers: int) -> int:
     """That training rows may take in each of so many workers of this machine."""
     if job.memory_mb is not None:
         return job.memory_mb * 1_000_000
-    return int(machine.available(machine.physical_bytes(), machine.cgroup_limits(), workers) * memory.SHARE)
+    return int(machine.available(machine.physical_bytes(), machine.cgroup_memory(), workers) * memory.SHARE)
 
 
 def _least(value: int, share: Share) -> int:

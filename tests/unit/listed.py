@@ -3,6 +3,10 @@
 from audioclf.storage import FileInfo
 
 
+def info(path: str, uri: str | None = None) -> FileInfo:
+    """Of 10 bytes, below file:///in or at this URI."""
+    return FileInfo(uri or f"file:///in/{path}", path, 10, "1", 0.0)
+
+
 def files(*paths: str) -> list[FileInfo]:
-    """Of 10 bytes each, below file:///in."""
-    return [FileInfo(f"file:///in/{path}", path, 10, "1", 0.0) for path in paths]
+    return [info(path) for path in paths]

@@ -8,13 +8,8 @@ import pytest
 
 from audioclf import layouts, storage
 from audioclf.errors import ConfigError
-from audioclf.storage import FileInfo
 
-from .listed import files
-
-
-def info(path: str, uri: str | None = None) -> FileInfo:
-    return FileInfo(uri or f"file:///in/{path}", path, 10, "1", 0.0)
+from .listed import files, info
 
 
 def test_a_csv_may_name_clips_by_uri() -> None:

@@ -10,7 +10,7 @@ from audioclf import machine
 def test_the_least_of_memory_and_limits_is_dealt_to_the_workers() -> None:
     assert machine.available(64_000, []) == 64_000
     assert machine.available(64_000, [10**18, 16_000], workers=4) == 4_000
-    assert 0 < machine.available(machine.physical_bytes(), machine.cgroup_limits()) <= machine.physical_bytes()
+    assert 0 < machine.available(machine.physical_bytes(), machine.cgroup_memory()) <= machine.physical_bytes()
 
 
 @pytest.mark.parametrize(
@@ -30,8 +30,8 @@ def test_limits_of_control_groups(tmp_path: Path, cgroup: str, files: dict[str, 
         path = tmp_path / "sys/fs/cgroup" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text + "\n")
-    assert machine.cgroup_limits(tmp_path) == expected
+    assert machine.cgroup_memory(tmp_path) == expected
 
 
 def test_without_control_groups_there_are_no_limits(tmp_path: Path) -> None:
-    assert machine.cgroup_limits(tmp_path) == []
+    assert machine.cgroup_memory(tmp_path) == []
