@@ -259,7 +259,10 @@ def front_end_of(stored: AnyFrontEnd, start: Checkpoint | None, chosen: FrontEnd
     """
     if not isinstance(stored, Pcm):
         if chosen and chosen != stored:
-            raise ConfigError(f"--frontend {chosen.name}: the shards hold pictures of {stored.name}; leave it out")
+            raise ConfigError(
+                f"--frontend {chosen.name}: the shards hold pictures of {stored.name}; leave it out, or take "
+                "shards of waveforms (extract --frontend pcm32k or pcm44k)"
+            )
         return stored
     spec = chosen or (start.front_end if start else DEFAULT_FRONT_ENDS[stored.sample_rate])
     waveforms.require(stored, spec)

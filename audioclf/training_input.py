@@ -43,8 +43,11 @@ class TrainingInput:
         if isinstance(stored, Pcm):
             self._waveforms = WaveformAugment.of(training, spec.sample_rate)
             self._front_end = TorchFrontEnd(spec, EFFICIENTAT_JITTER if training.mel_jitter else None).to(device)
-        elif training.wave_mixup_alpha or training.mel_jitter:
-            raise ConfigError("--wave-mixup-alpha and --mel-jitter take shards of waveforms; extract pcm32k or pcm44k")
+        elif training.wave_mixup_alpha or training.mel_jitter or training.crop_s or training.speed != 1:
+            raise ConfigError(
+                "--crop-s, --speed, --wave-mixup-alpha and --mel-jitter need shards of waveforms: "
+                "extract pcm32k or pcm44k"
+            )
 
     def __call__(
         self, rows: np.ndarray, valid_frames: np.ndarray, where: np.ndarray, targets: torch.Tensor, mean: torch.Tensor
@@ -66,6 +69,8 @@ class TrainingInput:
             pictures = cut_patches(stored, valid_frames, where, self._patch_frames).to(self._device)
         else:
             heard, targets = self._waveforms(to_waveforms(stored.to(self._device)), targets)
+            if self._waveforms.moves_sound:
+                valid_frames = np.full(len(rows), heard.shape[1])
             valid_frames = waveforms.valid_frames_of(valid_frames, self._spec)
             pictures = cut_patches(self._front_end(heard), valid_frames, where, self._patch_frames)
         return self._pictures(pictures, targets, mean)

@@ -1,4 +1,4 @@
-"""Random changes to the waveforms of a training step: roll, gain, mixing. Plain torch, no Ray."""
+"""Random changes to the waveforms of a training step: crop, speed, roll, gain, mixing. Plain torch, no Ray."""
 
 import math
 from dataclasses import dataclass
@@ -13,16 +13,18 @@ from audioclf.config import Training
 
 @dataclass(frozen=True)
 class WaveformAugment:
-    """Changes a batch in three steps, each with its own random numbers for every row; a step at 0 is left out.
+    """Changes a batch in four steps, each with its own random numbers for every row; a step at its default is left out.
 
-    In this order: `roll` and `gain` while a row is still one recording, so that the two parts of a mixture are moved
-    and raised each by itself; then mixing. Of two that are mixed, the row itself has the greater weight.
+    In this order: `crop`, `roll` and `gain` while a row is still one recording, so that the two parts of a mixture are
+    cut, moved and raised each by itself; then mixing. Of two that are mixed, the row itself has the greater weight.
 
     The random numbers are those of torch's global generator, on the device of the waveforms: with the same seed before
     it, a batch is changed in the same way. It draws none when every step is off.
 
     Attributes:
         sample_rate: Hz.
+        crop_samples: of the part that is left of each waveform; None: as many as it has.
+        speed: how many times as fast, or as slow, a waveform is played at most; the logarithm is evenly drawn.
         roll_samples: furthest roll either way; half a waveform where that is less: every roll is within it.
         gain_db: greatest change of level either way.
         mixup_alpha: of the Beta distribution of the mixture.
@@ -31,6 +33,8 @@ class WaveformAugment:
     """
 
     sample_rate: int
+    crop_samples: int | None = None
+    speed: float = 1.0
     roll_samples: int = 0
     gain_db: float = 0.0
     mixup_alpha: float = 0.0
@@ -41,9 +45,15 @@ class WaveformAugment:
     def of(cls, training: Training, sample_rate: int) -> "WaveformAugment":
         """What the flags ask for."""
         return cls(
-            sample_rate, round(training.roll_s * sample_rate), training.gain_db,
+            sample_rate, round(training.crop_s * sample_rate) or None, training.speed,
+            round(training.roll_s * sample_rate), training.gain_db,
             training.wave_mixup_alpha, training.wave_mixup_probability, training.wave_mixing,
         )  # fmt: skip
+
+    @property
+    def moves_sound(self) -> bool:
+        """Whether it is no longer known where in a row the padding begins."""
+        return self.crop_samples is not None or self.speed != 1
 
     def __call__(self, waveforms: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """A changed batch; the one given stays as it is.
@@ -53,11 +63,15 @@ class WaveformAugment:
             targets: [B, C] float32.
 
         Returns:
-            [B, n] float32, and [B, C] float32: no longer only zeros and ones where rows are mixed.
+            [B, n or crop_samples] float32, and [B, C] float32: no longer only zeros and ones where rows are mixed.
         """
         n, device = len(waveforms), waveforms.device
+        n_samples = self.crop_samples or waveforms.shape[1]
         if not n:  # of which torch makes no Fourier transform
-            return waveforms, targets
+            return waveforms.new_zeros(0, n_samples) if self.crop_samples else waveforms, targets
+        if self.moves_sound:
+            speeds = self.speed ** (2 * torch.rand(n, device=device, dtype=torch.float64) - 1)
+            waveforms = crop(waveforms, n_samples, speeds, torch.rand(n, device=device, dtype=torch.float64))
         if furthest := min(self.roll_samples, waveforms.shape[1] // 2):
             waveforms = roll(waveforms, torch.randint(-furthest, furthest + 1, (n,), device=device), furthest)
         if self.gain_db:
@@ -74,6 +88,43 @@ class WaveformAugment:
             )
             waveforms, targets = torch.where(alone[:, None], waveforms, mixed), mix(targets, partners, weights)
         return waveforms, targets
+
+
+def crop(waveforms: torch.Tensor, n_samples: int, speeds: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
+    """A part of each of [B, n], so many samples long once it is played at its speed, which changes pitch and tempo.
+
+    It lies within the sound (see `sounding`), or, where it is longer than that, the sound within it: a short call in a
+    long file is not labelled silence. Beyond the waveform there are zeros. Values between two samples are on the line
+    from one to the other.
+
+    Args:
+        waveforms: [B, n]
+        n_samples: of each part.
+        speeds: [B] float64; 2 plays twice as fast, an octave higher.
+        where: [B] float64 from 0 to 1, from the first place that a part may have to the last.
+
+    Source: the random crop and scale of Tokozume, Ushiku & Harada, "Learning from between-class examples for deep sound
+    recognition" (2018), arXiv 1711.10282, who cut silence off the files beforehand.
+    """
+    last = waveforms.shape[1] - 1
+    first, end = sounding(waveforms)
+    starts = first + where * (end - first - speeds * n_samples)
+    times = starts[:, None] + speeds[:, None] * torch.arange(n_samples, device=waveforms.device)
+    before = times.floor().clamp(0, last).long()
+    share = (times - before).to(waveforms.dtype)
+    values = torch.lerp(waveforms.gather(1, before), waveforms.gather(1, (before + 1).clamp(max=last)), share)
+    return values.where((times >= 0) & (times <= last), 0)
+
+
+FAINTEST = 1e-3
+"""Of a waveform's peak (−60 dB): before the first and after the last sample that is louder there is no sound."""
+
+
+def sounding(waveforms: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Where in each of [B, n] the sound begins and ends, [B] int64 each; all of a silent one."""
+    sizes = waveforms.abs()
+    loud = (sizes >= FAINTEST * sizes.amax(dim=1, keepdim=True)).byte()
+    return loud.argmax(dim=1), waveforms.shape[1] - loud.flip(1).argmax(dim=1)
 
 
 def roll(waveforms: torch.Tensor, samples: torch.Tensor, furthest: int) -> torch.Tensor:

@@ -69,8 +69,8 @@ class ExtractConfig:
     output: str
     """Run directory to write: data/, rejects/, summary.json. The same command again goes on where it stopped."""
     frontend: str = "logmel44k"
-    """Front end: logmel44k, mfcc44k, panns32k, panns16k, efficientat32k or yamnet16k; or a FILE.yaml of your own, with
-    `base: NAME` and the fields that differ."""
+    """Front end: logmel44k, logmel32k, mfcc44k, panns32k, panns16k, efficientat32k or yamnet16k; or a FILE.yaml of your
+    own, with `base: NAME` and the fields that differ."""
     segment_s: float | None = None
     """Seconds in a segment; default: as long as the longest clip, at most --max-segment-s, one segment a clip."""
     max_segment_s: float = 30.0

@@ -6,6 +6,10 @@ from typing import Literal
 
 from audioclf.config.checks import require
 
+MIN_CROP_S = 0.1
+MAX_SPEED = 4.0
+"""Two octaves."""
+
 
 @dataclass(frozen=True)
 class Training:
@@ -74,6 +78,10 @@ class Training:
     """Roll each patch, or waveform, in time, the end to its beginning, by up to so many seconds either way."""
     gain_db: float = 0.0
     """Change the level of each patch, or waveform, by up to so many dB either way."""
+    crop_s: float = 0.0
+    """Train on a part of each waveform, so many seconds long, drawn from where it sounds; 0: on the whole."""
+    speed: float = 1.0
+    """Play each waveform up to so many times as fast or as slow (1.25, say), higher or lower with it; 1: as it is."""
     wave_mixup_alpha: float = 0.0
     """Mix each waveform, and its labels, with another of the step: weights from Beta(a, a); 0: do not."""
     wave_mixup_probability: float = 1.0
@@ -107,11 +115,13 @@ class Training:
         )
         for name in (
             "warmup_epochs", "weight_decay", "l1", "l2", "mixup_alpha", "mask_bands", "mask_frames", "roll_s",
-            "gain_db", "wave_mixup_alpha",
+            "gain_db", "crop_s", "wave_mixup_alpha",
         ):  # fmt: skip
             require(0 <= getattr(self, name) < math.inf, f"--{name.replace('_', '-')} must be 0 or more, and finite")
         require(0 <= self.wave_mixup_probability <= 1, "--wave-mixup-probability must lie between 0 and 1")
         require(self.n_masks >= 1, "--n-masks must be 1 or more")
+        require(not 0 < self.crop_s < MIN_CROP_S, f"--crop-s must be 0, or {MIN_CROP_S:g} or more")
+        require(1 <= self.speed <= MAX_SPEED, f"--speed must lie between 1 and {MAX_SPEED:g}")
 
 
 def training_of(config: Training) -> Training:

@@ -56,6 +56,7 @@ def test_other_fields_are_no_front_end(fields: dict[str, object]) -> None:
         ("panns32k", (64, 501)),  # 1 + 160000 // 320
         ("panns16k", (64, 501)),
         ("efficientat32k", (128, 500)),  # 1 + 159999 // 320
+        ("logmel32k", (64, 251)),  # 1 + 160000 // 640
         ("yamnet16k", (64, 498)),  # 1 + (80000 - 400) // 160
     ],
 )
@@ -177,7 +178,7 @@ def test_differences_name_each_field_and_both_sides() -> None:
 
 
 def test_an_unknown_name_is_told_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match=r"'logmel' is unknown; there are: efficientat32k, logmel44k"):
+    with pytest.raises(ConfigError, match=r"'logmel' is unknown; there are: efficientat32k, logmel32k, logmel44k"):
         get_front_end("logmel")
 
 

@@ -55,6 +55,24 @@ def test_level_and_roll_are_changed_once_on_the_waveforms() -> None:
     assert float((rolled[0, :, :, None] - plain[0, :, None, :]).abs().mean(0).amin()) > 0.1
 
 
+def test_crops_are_as_long_as_asked_for_and_cut_from_the_sound() -> None:
+    stored = sounds(3)
+    stored[:, :, RATE:] = 0  # 1 s of sound, 3 of silence
+    pictures, _ = seen(Training(crop_s=0.5), stored, None)
+    assert pictures.shape == (3, 128, 1 + 22_050 // 1024)
+    assert (pictures[:, :, 1:-1] > -60).float().mean() > 0.999
+
+
+def test_patches_lie_anywhere_in_a_crop_of_a_padded_row() -> None:
+    made = TrainingInput(Training(crop_s=3.5), PCM, SPEC, 128, CPU)
+    stored, last = sounds(1), np.full(1, 0.999)
+    torch.manual_seed(0)
+    padded, _ = made(stored, np.full(1, RATE), last, torch.eye(1), torch.zeros(128, 1))
+    torch.manual_seed(0)
+    full, _ = made(stored, np.full(1, 4 * RATE), last, torch.eye(1), torch.zeros(128, 1))
+    assert torch.equal(padded, full)
+
+
 def test_waveforms_are_mixed_with_their_labels() -> None:
     stored = sounds(6)
     patches, targets = seen(Training(wave_mixup_alpha=1.0), stored)
@@ -78,7 +96,7 @@ def test_statistics_of_waveforms_are_those_of_their_pictures() -> None:
     np.testing.assert_allclose(std, together.std(1), atol=0.02)
 
 
-@pytest.mark.parametrize("flags", [{"wave_mixup_alpha": 0.5}, {"mel_jitter": True}])
+@pytest.mark.parametrize("flags", [{"crop_s": 2.0}, {"speed": 1.25}, {"wave_mixup_alpha": 0.5}, {"mel_jitter": True}])
 def test_pictures_are_no_waveforms(flags: dict[str, float | bool]) -> None:
     with pytest.raises(ConfigError, match="extract pcm32k or pcm44k"):
         TrainingInput(Training(**flags), SPEC, SPEC, None, CPU)  # pyright: ignore[reportArgumentType]

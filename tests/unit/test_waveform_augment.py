@@ -33,7 +33,7 @@ def changed(waveforms: torch.Tensor, seed: int = 0, **steps: Any) -> tuple[torch
     got = WaveformAugment(RATE, **steps)(waveforms, targets)
     assert torch.equal(waveforms, before)
     assert torch.equal(targets, torch.eye(len(waveforms)))
-    assert got[0].shape == waveforms.shape
+    assert got[0].shape == (len(waveforms), steps.get("crop_samples") or waveforms.shape[1])
     assert got[0].dtype == got[1].dtype == torch.float32
     return got
 
@@ -52,7 +52,7 @@ def test_with_every_step_off_nothing_changes_and_nothing_is_drawn(steps: dict[st
     assert torch.equal(torch.get_rng_state(), state)
 
 
-STEPS = [{"roll_samples": 9}, {"gain_db": 6.0}, {"mixup_alpha": 0.4}, EFFICIENTAT]
+STEPS = [{"crop_samples": 20}, {"speed": 1.5}, {"roll_samples": 9}, {"gain_db": 6.0}, {"mixup_alpha": 0.4}, EFFICIENTAT]
 
 
 @pytest.mark.parametrize("steps", [*STEPS, EFFICIENTAT | {"mixing": "between-class"}])
@@ -67,7 +67,7 @@ def test_the_seed_alone_decides(steps: dict[str, Any]) -> None:
 @pytest.mark.parametrize("mixing", ["mixup", "between-class"])
 @pytest.mark.parametrize("n", [0, 1])
 def test_a_worker_may_have_one_row_of_a_step_or_none(n: int, mixing: str) -> None:
-    steps: dict[str, Any] = EFFICIENTAT | {"mixing": mixing}
+    steps: dict[str, Any] = EFFICIENTAT | {"mixing": mixing, "crop_samples": 20, "speed": 1.25}
     got = changed(noise(n), **steps)
     torch.testing.assert_close(got[1], torch.eye(n))
     assert got[0].isfinite().all()
@@ -82,6 +82,73 @@ def test_roll_and_gain_come_before_mixing() -> None:
     moved = torch.stack([row.roll(shift) * factor for row, shift, factor in rows])
     moved -= moved.mean(dim=1, keepdim=True)
     torch.testing.assert_close(got, targets @ moved)  # targets are the weights of the rows
+
+
+# --- crop and speed
+
+
+def cropped(waveforms: torch.Tensor, n_samples: int, speed: float, where: float) -> torch.Tensor:
+    rows = torch.ones(len(waveforms), dtype=torch.float64)
+    return waveform_augment.crop(waveforms, n_samples, speed * rows, where * rows)
+
+
+@pytest.mark.parametrize("start", [0, 7, 30])
+def test_a_part_at_its_own_speed_is_the_samples_themselves(start: int) -> None:
+    waveforms = noise(3)
+    assert torch.equal(cropped(waveforms, 20, 1.0, start / 30), waveforms[:, start : start + 20])
+
+
+@pytest.mark.parametrize("speed", [0.8, 1.0, 1.37])
+def test_values_between_samples_are_on_the_line_between_them(speed: float) -> None:
+    waveforms = noise(2, 100)
+    start = 0.3 * (100 - speed * 40)
+    times = start + speed * np.arange(40)
+    expected = np.stack([np.interp(times, np.arange(100), row) for row in waveforms.numpy()])
+    np.testing.assert_allclose(cropped(waveforms, 40, speed, 0.3), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("speed", [0.5, 0.8, 1.25, 2.0])
+def test_a_tone_rises_with_the_speed(speed: float) -> None:
+    got = cropped(tone(1000.0)[None], RATE // 8, speed, 0.5)[0]
+    spectrum = np.abs(np.fft.rfft(got.numpy() * np.hanning(len(got))))
+    assert spectrum.argmax() * RATE / len(got) == pytest.approx(1000 * speed, abs=8)  # a bin
+
+
+@pytest.mark.parametrize("where", [0.0, 0.4, 1.0])
+def test_a_part_is_cut_from_where_there_is_sound(where: float) -> None:
+    waveforms = torch.full((1, 100), 0.9e-3)  # 61 dB below what follows
+    waveforms[0, 30:70] = 1.0
+    assert (cropped(waveforms, 25, 1.0, where) == 1).all()
+
+
+@pytest.mark.parametrize("where", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("first", [0, 40, 94])
+def test_a_sound_shorter_than_the_part_is_in_it_whole(first: int, where: float) -> None:
+    waveforms = torch.zeros(1, 100)
+    waveforms[0, first : first + 6] = torch.arange(1.0, 7.0)
+    got = cropped(waveforms, 30, 1.0, where)
+    assert got.shape == (1, 30)
+    assert got.sum() == 21
+    assert got.argmax() == 5 + where * 24
+
+
+def test_of_silence_any_part_is_silence() -> None:
+    assert torch.equal(cropped(torch.zeros(2, 50), 20, 1.3, 0.7), torch.zeros(2, 20))
+
+
+def test_a_part_longer_than_the_waveform_goes_on_with_silence() -> None:
+    waveforms = noise(1) + 10
+    got = cropped(waveforms, 80, 1.0, 1.0)
+    assert torch.equal(got, torch.cat([torch.zeros(1, 30), waveforms], dim=1))
+
+
+def test_parts_begin_anywhere_and_octaves_are_evenly_spread() -> None:
+    ramps = torch.arange(1.0, 1001.0).repeat(2000, 1) + 10
+    got, _ = changed(ramps, crop_samples=100, speed=1.5)
+    speeds = (got[:, -1] - got[:, 0]) / 99
+    assert kstest(speeds.log() / math.log(1.5), "uniform", (-1, 2)).pvalue > 1e-3
+    starts = (got[:, 0] - 11) / (1000 - 100 * speeds)
+    assert kstest(starts, "uniform").pvalue > 1e-3
 
 
 # --- roll
