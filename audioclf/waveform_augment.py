@@ -70,8 +70,8 @@ class WaveformAugment:
         if not n:  # of which torch makes no Fourier transform
             return waveforms.new_zeros(0, n_samples) if self.crop_samples else waveforms, targets
         if self.moves_sound:
-            speeds = self.speed ** (2 * torch.rand(n, device=device, dtype=torch.float64) - 1)
-            waveforms = crop(waveforms, n_samples, speeds, torch.rand(n, device=device, dtype=torch.float64))
+            speeds = self.speed ** (2 * torch.rand(n, device=device) - 1)
+            waveforms = crop(waveforms, n_samples, speeds, torch.rand(n, device=device))
         if furthest := min(self.roll_samples, waveforms.shape[1] // 2):
             waveforms = roll(waveforms, torch.randint(-furthest, furthest + 1, (n,), device=device), furthest)
         if self.gain_db:
@@ -100,31 +100,41 @@ def crop(waveforms: torch.Tensor, n_samples: int, speeds: torch.Tensor, where: t
     Args:
         waveforms: [B, n]
         n_samples: of each part.
-        speeds: [B] float64; 2 plays twice as fast, an octave higher.
-        where: [B] float64 from 0 to 1, from the first place that a part may have to the last.
+        speeds: [B] 2 plays twice as fast, an octave higher.
+        where: [B] from 0 to 1, from the first place that a part may have to the last.
 
     Source: the random crop and scale of Tokozume, Ushiku & Harada, "Learning from between-class examples for deep sound
     recognition" (2018), arXiv 1711.10282, who cut silence off the files beforehand.
     """
-    last = waveforms.shape[1] - 1
     first, end = sounding(waveforms)
-    starts = first + where * (end - first - speeds * n_samples)
-    times = starts[:, None] + speeds[:, None] * torch.arange(n_samples, device=waveforms.device)
-    before = times.floor().clamp(0, last).long()
-    share = (times - before).to(waveforms.dtype)
-    values = torch.lerp(waveforms.gather(1, before), waveforms.gather(1, (before + 1).clamp(max=last)), share)
-    return values.where((times >= 0) & (times <= last), 0)
+    spans = (speeds * n_samples).round().long()
+    starts = first + (where * (end - first - spans)).round().long()
+    parts = zip(waveforms, starts.tolist(), spans.tolist(), strict=True)
+    return torch.stack([_played(_part(row, start, span), n_samples) for row, start, span in parts])
+
+
+def _part(row: torch.Tensor, start: int, span: int) -> torch.Tensor:
+    return F.pad(row, (-start, start + span - len(row)))  # less than 0: taken away
+
+
+def _played(part: torch.Tensor, n_samples: int) -> torch.Tensor:
+    return F.interpolate(part[None, None], n_samples, mode="linear", align_corners=True)[0, 0]
 
 
 FAINTEST = 1e-3
 """Of a waveform's peak (−60 dB): before the first and after the last sample that is louder there is no sound."""
+_BLOCK_SAMPLES = 32
+"""Sound begins and ends with such a block, which is found sooner than a sample."""
 
 
 def sounding(waveforms: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Where in each of [B, n] the sound begins and ends, [B] int64 each; all of a silent one."""
-    sizes = waveforms.abs()
-    loud = (sizes >= FAINTEST * sizes.amax(dim=1, keepdim=True)).byte()
-    return loud.argmax(dim=1), waveforms.shape[1] - loud.flip(1).argmax(dim=1)
+    """Where in each of [B, n] the sound begins and ends, [B] int64 each, to a few samples; all of a silent one."""
+    n = waveforms.shape[1]
+    peaks = F.max_pool1d(waveforms.abs(), _BLOCK_SAMPLES, ceil_mode=True)
+    loud = (peaks >= FAINTEST * peaks.amax(dim=1, keepdim=True)).byte()
+    n_blocks = loud.shape[1]
+    end = (n_blocks - loud.flip(1).argmax(dim=1)) * _BLOCK_SAMPLES
+    return loud.argmax(dim=1) * _BLOCK_SAMPLES, end.clamp(max=n)
 
 
 def roll(waveforms: torch.Tensor, samples: torch.Tensor, furthest: int) -> torch.Tensor:

@@ -19,7 +19,7 @@ from audioclf.models import Network
 
 PANNS = ("cnn6", "cnn10", "cnn14", "mobilenetv1", "mobilenetv2")
 TIMM = ("timm:test_resnet", "timm:test_vit", "timm:test_efficientnet")
-ALL = ("sbcnn", "crnn", *PANNS, "mn01", "mn04", *TIMM)
+ALL = ("sbcnn", "crnn", "crnn8", *PANNS, "mn01", "mn04", *TIMM)
 SMALL = tuple(name for name in ALL if name != "cnn14")  # 80 M parameters, built of what cnn10 is
 
 pytestmark = [pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning"), pytest.mark.usefixtures("one_thread")]
@@ -71,6 +71,7 @@ def n_parameters(network: nn.Module) -> int:
     [
         ("sbcnn", 10, 241_434),
         ("crnn", 10, 540_594),
+        ("crnn16", 10, 320_890),
         ("cnn6", 527, 4_837_455),
         ("cnn10", 527, 5_219_279),
         ("cnn14", 527, 80_753_615),
