@@ -11,6 +11,7 @@ AudioclfError
 │   ├── CrashedClipError          the process that decoded it died, each time
 │   └── AugmentError              one augmented copy failed
 ├── StorageError                  a store that can't be reached or refuses us; stops the job
+├── ClusterError                  the Ray cluster can't be reached; stops the job
 ├── LockLostError                 another run took this one's lock over; stops the job
 ├── EngineError                   the rubberband program is missing or broken on some machine
 ├── UnitCrashedError              a unit of work that kills its worker again and again
@@ -85,6 +86,10 @@ class AugmentError(ClipError):
 
 class StorageError(AudioclfError):
     """A store can't be reached, or refuses the request."""
+
+
+class ClusterError(AudioclfError):
+    """The Ray cluster that a job was to run on can't be reached."""
 
 
 class LockLostError(AudioclfError):

@@ -8,6 +8,7 @@ from typing import Any
 
 from audioclf import malloc
 from audioclf.errors import AudioclfError
+from audioclf.pipelines import cluster_address
 
 # Before Ray is imported: nothing calls home, and Ray's own progress leaves the terminal to ours.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -38,10 +39,15 @@ def connect(num_cpus: int | None = None) -> None:
 
     Args:
         num_cpus: of a cluster started here; default: all there are.
+
+    Raises:
+        ClusterError: nothing answers at the address of the cluster that it is to run on.
     """
     if ray.is_initialized():
         return
-    began = time.monotonic()
+    began, address = time.monotonic(), cluster_address.named()
+    if address:
+        cluster_address.require(address)
     for name in ("ray", "ray.data", "ray.train"):
         logging.getLogger(name).setLevel(logging.ERROR)
     submitted = may_grow()
@@ -51,7 +57,7 @@ def connect(num_cpus: int | None = None) -> None:
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # one process less; nobody takes this node
     on_sigterm = signal.getsignal(signal.SIGTERM)
     ray.init(
-        address=os.environ.get("RAY_ADDRESS", "local"),
+        address=address or "local",
         num_cpus=num_cpus,
         include_dashboard=None if submitted else False,
         logging_level=logging.ERROR,
@@ -83,7 +89,7 @@ def gpus() -> int:
 
 def may_grow() -> bool:
     """Whether it is one that the job was submitted to: nodes may be started on demand."""
-    return "RAY_ADDRESS" in os.environ
+    return cluster_address.named() is not None
 
 
 def memory_mb() -> int:

@@ -5,24 +5,18 @@ Ray is imported in a process apart: it may be broken, and waits for minutes for 
 
 import importlib.metadata
 import logging
-import os
-import socket
 from collections.abc import Callable
 
 from audioclf import doctor, s3, storage
 from audioclf.config import DoctorConfig
 from audioclf.doctor import Finding
+from audioclf.pipelines import cluster_address
 
 log = logging.getLogger("audioclf")
 
-ADDRESS = "RAY_ADDRESS"
-KNOCK_S, CONNECT_S = 5, 20
-"""The longest that something may take to answer at the address; that Ray may take to connect."""
+CONNECT_S = 20
+"""The longest that Ray may take to connect."""
 
-UNREACHABLE = (
-    f"check that the cluster runs, that {ADDRESS} is its HOST:6379 (auto: the one on this machine) and that this is a "
-    f"node of it; from elsewhere use ray job submit; without {ADDRESS} jobs start a cluster of their own"
-)
 OTHER_VERSIONS = "set up cluster and driver alike: the same requirements.lock and Python"
 
 
@@ -79,17 +73,18 @@ def _report(finding: Finding, width: int) -> None:
 
 def ray_cluster() -> Finding:
     """Ray, and the cluster that jobs started here would run on; none is started."""
-    version, address = importlib.metadata.version("ray"), os.environ.get(ADDRESS, "local")
-    if address == "local":
-        own = f"no {ADDRESS} is set: each job starts a cluster of its own on this machine"
+    version, address = importlib.metadata.version("ray"), cluster_address.named()
+    if address is None:
+        own = f"no {cluster_address.VARIABLE} is set: each job starts a cluster of its own on this machine"
         return Finding("ray", "ok", f"{version}; {own}")
-    resources, fault = "", _knock(address)
+    resources, fault = "", cluster_address.knock(address)
     if not fault:
         resources, fault = doctor.run_python(f"from {__name__} import contact; contact()", CONNECT_S)
     if not fault:  # Ray refuses to connect to a cluster of another Ray or Python
         return Finding("ray", "ok", f"{version}, and so is the cluster at {address}: {resources}")
-    remedy = OTHER_VERSIONS if "Version mismatch" in fault else UNREACHABLE
-    return Finding("ray", "failed", f"{version}; no connection to the cluster at {ADDRESS}={address}: {fault}", remedy)
+    remedy = OTHER_VERSIONS if "Version mismatch" in fault else cluster_address.UNREACHABLE
+    where = f"{cluster_address.VARIABLE}={address}"
+    return Finding("ray", "failed", f"{version}; no connection to the cluster at {where}: {fault}", remedy)
 
 
 def contact() -> None:
@@ -98,15 +93,3 @@ def contact() -> None:
 
     cluster.connect()
     print(f"{cluster.cpus()} CPUs, {cluster.gpus()} GPUs")
-
-
-def _knock(address: str) -> str:
-    """Why nothing answers at HOST:PORT; "" where something does, or the address is another."""
-    host, _, port = address.rpartition("://")[2].rpartition(":")
-    if not port.isdigit():
-        return ""
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), KNOCK_S).close()
-    except (OSError, OverflowError) as error:
-        return str(error)
-    return ""

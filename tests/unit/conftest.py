@@ -1,5 +1,6 @@
-"""S3 through a proxy that can break it; torch in one thread."""
+"""S3 through a proxy that can break it; a port where nobody listens; torch in one thread."""
 
+import socket
 from collections.abc import Callable, Iterator
 
 import boto3
@@ -49,3 +50,11 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(n)
+
+
+@pytest.fixture
+def closed_port() -> Iterator[int]:
+    """Of this machine, where nobody listens: bound, so that nobody else takes it."""
+    with socket.socket() as reserved:
+        reserved.bind(("127.0.0.1", 0))
+        yield reserved.getsockname()[1]

@@ -6,7 +6,7 @@ import os
 import platform
 import shutil
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -42,14 +42,6 @@ def broken_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[
         tmp_path.joinpath(f"{name}.py").write_text(code)
 
     return put
-
-
-@pytest.fixture
-def closed_port() -> Iterator[int]:
-    """Of this machine, where nobody listens: bound, so that nobody else takes it."""
-    with socket.socket() as reserved:
-        reserved.bind(("127.0.0.1", 0))
-        yield reserved.getsockname()[1]
 
 
 def check_failed(finding: Finding, *says: str, remedy: str) -> None:
