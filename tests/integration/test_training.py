@@ -104,6 +104,8 @@ def test_a_network_of_waveforms_is_one_of_their_pictures(
         epochs=EPOCHS,
         batch_size=4,
         num_workers=0,
+        crop_s=3.2,
+        speed=1.1,
         roll_s=0.1,
         gain_db=3.0,
         wave_mixup_alpha=0.5,
