@@ -52,8 +52,10 @@ def check(shard_uris: Sequence[str], how: Training, test_fold: int | None, chose
     TrainingInput(how, stored, front_end, None, torch.device("cpu"))
     if start:
         training.require_start(how, start, front_end)
-    rows = shards.read_columns(shard_uris, ["fold", "source_id", "transform_set", "labels"])
+    rows = shards.read_columns(shard_uris, ["fold", "source_id", "transform_set", "labels", "valid_frames"])
     _check_classes(rows.select(["fold", "labels"]))
+    if how.crop_s:
+        _warn_of_padding(rows["valid_frames"])
     folds = set(rows["fold"].unique().to_pylist())
     if test_fold is not None and test_fold not in folds:
         known = ", ".join(str(fold) for fold in sorted(fold for fold in folds if fold is not None))
@@ -69,6 +71,21 @@ def check(shard_uris: Sequence[str], how: Training, test_fold: int | None, chose
             "training would hear the sources it is tested on; make the manifest with --folds N, or --source-regex"
         )
     return how
+
+
+MUCH_PADDING = 0.2
+"""Share of all rows from which on a network that learned from crops without it may do badly on whole rows."""
+
+
+def _warn_of_padding(valid_frames: pa.ChunkedArray) -> None:
+    row = pc.max(valid_frames).as_py()  # as long as the longest clip, unless --segment-s is longer still
+    padding = 1 - pc.mean(valid_frames).as_py() / row
+    if padding >= MUCH_PADDING:
+        log.warning(
+            "--crop-s: %.0f %% of the rows that the network will be measured on is padding, which crops leave out; "
+            "extract with a --segment-s as long as clips usually are",
+            100 * padding,
+        )
 
 
 def _check_classes(rows: pa.Table) -> None:

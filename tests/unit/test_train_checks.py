@@ -30,3 +30,12 @@ def test_classes_in_every_fold_are_not_worth_a_word(folds: list[int | None], cap
     with caplog.at_level(logging.INFO):
         train_checks._check_classes(rows([["a"], ["b"], ["a"], ["b"]], folds))
     assert not caplog.text
+
+
+@pytest.mark.parametrize(("valid", "told"), [([50, 50, 100], "33 % of the rows"), ([80, 90, 100], "")])
+def test_much_padding_is_told_to_who_trains_on_crops(
+    valid: list[int], told: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    train_checks._warn_of_padding(pa.chunked_array([pa.array(valid[:1], pa.int32()), pa.array(valid[1:], pa.int32())]))
+    assert told in caplog.text
+    assert bool(caplog.text) == bool(told)
