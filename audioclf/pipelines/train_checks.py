@@ -78,8 +78,8 @@ MUCH_PADDING = 0.2
 
 
 def _warn_of_padding(valid_frames: pa.ChunkedArray) -> None:
-    row = pc.max(valid_frames).as_py()  # as long as the longest clip, unless --segment-s is longer still
-    padding = 1 - pc.mean(valid_frames).as_py() / row
+    valid = valid_frames.to_numpy()
+    padding = 1 - valid.mean() / valid.max()  # a row is as long as the longest clip, unless --segment-s is longer still
     if padding >= MUCH_PADDING:
         log.warning(
             "--crop-s: %.0f %% of the rows that the network will be measured on is padding, which crops leave out; "
