@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 from audioclf import malloc
-from audioclf.errors import AudioclfError
+from audioclf.errors import AudioclfError, ClusterError
 from audioclf.pipelines import cluster_address
 
 # Before Ray is imported: nothing calls home, and Ray's own progress leaves the terminal to ours.
@@ -41,7 +41,7 @@ def connect(num_cpus: int | None = None) -> None:
         num_cpus: of a cluster started here; default: all there are.
 
     Raises:
-        ClusterError: nothing answers at the address of the cluster that it is to run on.
+        ClusterError: it does not start, or nothing answers at the address of the cluster that it is to run on.
     """
     if ray.is_initialized():
         return
@@ -56,19 +56,31 @@ def connect(num_cpus: int | None = None) -> None:
     if not submitted:
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # one process less; nobody takes this node
     on_sigterm = signal.getsignal(signal.SIGTERM)
-    ray.init(
-        address=address or "local",
-        num_cpus=num_cpus,
-        include_dashboard=None if submitted else False,
-        logging_level=logging.ERROR,
-        log_to_driver=False,
-        runtime_env={"env_vars": ours} if submitted and ours else None,  # processes started here inherit it
-    )
+    try:
+        ray.init(
+            address=address or "local",
+            num_cpus=num_cpus,
+            include_dashboard=None if submitted else False,
+            logging_level=logging.ERROR,
+            log_to_driver=False,
+            runtime_env={"env_vars": ours} if submitted and ours else None,  # processes started here inherit it
+        )
+    except Exception as error:  # of any type: where a node starts too slowly, Ray raises Exception itself
+        fault = " ".join(str(error).split())
+        raise cluster_address.unreachable(address, fault) if address else _not_started(fault) from error
     signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own prints a stack and aborts
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     log.info("Ray ready: %d CPUs, %d GPUs (%.0f s)", cpus(), gpus(), time.monotonic() - began)
+
+
+def _not_started(fault: str) -> ClusterError:
+    return ClusterError(
+        f"Ray did not start on this machine: {fault}; check that others leave it processors, memory and /dev/shm, and "
+        "that RAY_TMPDIR, where it is set, is a short path; Ray's own words are in its session_latest/logs, usually of "
+        "/tmp/ray"
+    )
 
 
 def beside_driver() -> dict[str, Any]:

@@ -24,7 +24,12 @@ def named() -> str | None:
 def require(address: str) -> None:
     """Raise ClusterError where nothing answers at an address."""
     if fault := knock(address):
-        raise ClusterError(f"no connection to the Ray cluster at {VARIABLE}={address}: {fault}; {UNREACHABLE}")
+        raise unreachable(address, fault)
+
+
+def unreachable(address: str, fault: str) -> ClusterError:
+    """The error that says what a user may do about it."""
+    return ClusterError(f"no connection to the Ray cluster at {VARIABLE}={address}: {fault}; {UNREACHABLE}")
 
 
 def knock(address: str) -> str:

@@ -72,6 +72,17 @@ def test_an_unreachable_store_exits_1_and_says_how_to_go_on(jobs: Jobs, tmp_path
     assert "Traceback" not in done.stderr
 
 
+def test_a_ray_that_does_not_start_exits_1_and_says_what_to_check(jobs: Jobs, clips: Path, tmp_path: Path) -> None:
+    manifest = tmp_path / "m.parquet"
+    jobs.succeed("manifest", "--input", str(clips), "--output", str(manifest))
+    jobs.environment = {"RAY_TMPDIR": str(tmp_path / ("x" * 120))}  # too long for a socket's address
+    done = jobs.run("extract", "--manifest", str(manifest), "--output", str(tmp_path / "out"))
+    assert done.returncode == 1
+    assert "Ray did not start" in done.stderr
+    assert "RAY_TMPDIR" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_too_many_rejects_exit_3(jobs: Jobs, clips: Path, tmp_path: Path) -> None:
     for i in range(4):
         (clips / "low" / f"broken{i}.wav").write_bytes(b"no sound")
