@@ -12,7 +12,7 @@ from types import FrameType
 import tyro
 
 from audioclf.config import recipes
-from audioclf.errors import AudioclfError, ConfigError
+from audioclf.errors import AudioclfError, CheckpointMismatchError, ConfigError
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_REJECTS, EXIT_INTERRUPTED = 0, 1, 2, 3, 130
 LOG_FORMAT = "AUDIOCLF_LOG"
@@ -41,7 +41,7 @@ def run(config_type: type, pipeline: str, description: str | None) -> int:
     try:
         config = tyro.cli(config_type, description=description, default=recipes.defaults(config_type, sys.argv[1:]))
         status = importlib.import_module(f"audioclf.pipelines.{pipeline}").run(config)
-    except ConfigError as error:
+    except (ConfigError, CheckpointMismatchError) as error:  # the same command can't go on
         log.error("error: %s", error)
         return EXIT_USAGE
     except AudioclfError as error:

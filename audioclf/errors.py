@@ -19,7 +19,8 @@ AudioclfError
 ├── ConservationError             a planned row that is neither written nor rejected
 ├── TrainingError                 training can't go on: its loss is no number
 ├── DemoError                     a job of the demo did not end well
-└── CheckpointMismatchError       a network and its input do not belong together
+├── ExportError                   an exported network does not compute what its checkpoint does
+└── CheckpointMismatchError       a network and its input do not belong together; exit 2
 """
 
 from typing import ClassVar
@@ -118,6 +119,10 @@ class TrainingError(AudioclfError):
 
 class DemoError(AudioclfError):
     """A job of the demo did not end well."""
+
+
+class ExportError(AudioclfError):
+    """A format can't hold a network, or what it holds gives other logits than the checkpoint."""
 
 
 class CheckpointMismatchError(AudioclfError):

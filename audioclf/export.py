@@ -58,7 +58,7 @@ from torch import nn
 
 from audioclf.audio.frontend import FrontEnd
 from audioclf.checkpoint import Checkpoint
-from audioclf.errors import CheckpointMismatchError, ConfigError
+from audioclf.errors import ConfigError, ExportError
 from audioclf.inference import PATCH_HOP_FRAMES
 from audioclf.models import Network
 from audioclf.onnx_classifier import DESCRIPTION, EMBEDDING, INPUT, LOGITS, OnnxClassifier
@@ -121,13 +121,13 @@ def export(loaded: Checkpoint, formats: Sequence[str], frames: int | None) -> di
         Contents by name, export.json among them.
 
     Raises:
-        CheckpointMismatchError: an exported network gives other logits than the checkpoint, or none.
+        ExportError: an exported network gives other logits than the checkpoint, or none.
     """
     spec = loaded.front_end
     usual = frames or spec.n_frames(round(loaded.segment_s * spec.sample_rate))
     try:
         return _export(loaded, formats, frames, usual)
-    except CheckpointMismatchError as error:
+    except ExportError as error:
         if frames is not None:
             raise
         log.info("export: %s", error)
@@ -146,7 +146,7 @@ def _export(loaded: Checkpoint, formats: Sequence[str], frames: int | None, usua
             _check(network, _PREDICTORS[name](content), _shapes(network, frames, usual), FILES[name])
         except _MISFITS as error:
             lines = str(error).strip().splitlines() or [type(error).__name__]
-            raise CheckpointMismatchError(f"{loaded.name} as {FILES[name]}: {lines[-1]}") from error
+            raise ExportError(f"{loaded.name} as {FILES[name]}: {lines[-1]}") from error
     return {**files, DESCRIPTION: text.encode()}
 
 
@@ -311,7 +311,7 @@ def _shapes(network: Network, frames: int | None, usual: int) -> list[tuple[int,
 
 
 def _check(network: Network, predictor: Predictor, shapes: Sequence[tuple[int, int]], name: str) -> None:
-    """Raise CheckpointMismatchError unless the exported network gives what the network gives."""
+    """Raise ExportError unless the exported network gives what the network gives."""
     for batch, frames in shapes:
         log_mel = _noise(network, batch, frames)
         with torch.inference_mode():
@@ -320,9 +320,7 @@ def _check(network: Network, predictor: Predictor, shapes: Sequence[tuple[int, i
         bound = TOLERANCE * max(1.0, float(np.abs(expected).max()))
         # Written so that NaN is a difference.
         if found.shape != expected.shape or not np.abs(found - expected).max() <= bound:
-            raise CheckpointMismatchError(
-                f"{name}: gives other logits than the checkpoint for {batch} segments of {frames} frames"
-            )
+            raise ExportError(f"{name}: gives other logits than the checkpoint for {batch} segments of {frames} frames")
 
 
 def _noise(network: Network, batch: int, frames: int) -> torch.Tensor:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import pytest
 
 from audioclf import cli
-from audioclf.errors import ConfigError, SchemaError, StorageError
+from audioclf.errors import CheckpointMismatchError, ConfigError, SchemaError, StorageError
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,7 @@ def test_too_many_rejects_have_a_code_of_their_own(exit_code: Callable[..., int]
     ("error", "code", "says"),
     [
         (ConfigError("--folds: too few"), 2, "error: --folds: too few"),
+        (CheckpointMismatchError("hop_length 1024 against 320"), 2, "error: hop_length 1024 against 320"),
         (StorageError("no route"), 1, "error: StorageError: no route"),
         (SchemaError("not a shard"), 1, "run the same command again"),
         (KeyboardInterrupt(), 130, "interrupted"),
