@@ -1,7 +1,7 @@
 """Train and evaluate every fold in turn, with one or several seeds."""
 
 import logging
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 from audioclf import checkpoint, policy, rundir, shards, storage
@@ -41,7 +41,7 @@ def run(config: CrossvalConfig) -> str:
     directory = RunDirectory(config.output)
     binding = {
         "shards": extractions,
-        **asdict(how),
+        **train_checks.binding(shard_uris, how),
         "seeds": config.seeds,
         "policy": _policy_binding(config, chosen),
     }

@@ -25,6 +25,7 @@ from audioclf.config import EvaluateConfig
 from audioclf.errors import ConfigError
 from audioclf.labels import Vocabulary
 from audioclf.models import pretrained
+from audioclf.pipelines import train_checks
 from audioclf.pipelines.progress import log_written
 from audioclf.pipelines.run_units import Stage, map_on_actors
 from audioclf.rundir import RunDirectory
@@ -50,6 +51,7 @@ def run(config: EvaluateConfig) -> str:
     directory = RunDirectory(config.output)
     first = shards.committed_files(shard_uris[0])[0]
     loaded.require_front_end(shards.front_end_of(parquet_files.metadata(first), first), storage.display(first))
+    train_checks.require_one_origin(shard_uris)
     _require_known_labels(loaded.vocabulary, shard_uris, config.test_fold)
     binding = {
         "shards": extractions,

@@ -7,7 +7,7 @@ import json
 import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -109,7 +109,7 @@ class Learning:
         """What the output depends on, the shards' own bindings among it."""
         return {
             "shards": extractions,
-            **asdict(self.how),
+            **train_checks.binding(self.shard_uris, self.how),
             "test_folds": list(self.test_folds),
             "repetitions": len(self.designs),
             "validation_folds": self.validation_folds,

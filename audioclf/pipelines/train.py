@@ -89,7 +89,7 @@ def run(config: TrainConfig) -> str:
     )
     binding = {
         "shards": extractions,
-        **asdict(how),
+        **train_checks.binding(shard_uris, how),
         "policy": chosen.to_dict() if chosen else None,
         "test_fold": config.test_fold,
         "seed": config.seed,

@@ -2,13 +2,14 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from audioclf import checkpoint, front_ends, models, parquet_files, shards, training
+from audioclf import checkpoint, front_ends, models, parquet_files, shards, storage, training
 from audioclf.audio.frontend import FrontEnd
 from audioclf.audio.pcm import AnyFrontEnd
 from audioclf.checkpoint import Checkpoint
@@ -39,10 +40,12 @@ def check(shard_uris: Sequence[str], how: Training, test_fold: int | None, chose
         `how`, with the network named that is to be trained: what run directories say.
 
     Raises:
-        ConfigError: no shards or no such fold; no such network, or nothing to start from; a policy with transform sets
-            that the shards lack; clips of one source in different folds; a single class.
+        ConfigError: no shards or no such fold; different recordings with one clip_id; no such network, or nothing to
+            start from; a policy with transform sets that the shards lack; clips of one source in
+            different folds; a single class.
         CheckpointMismatchError: weights to start from that are for another front end or network.
     """
+    require_one_origin(shard_uris)
     first = shards.committed_files(shard_uris[0])[0]
     stored = shards.front_end_of(parquet_files.metadata(first), first)
     start, front_end = beginning(how, stored)
@@ -71,6 +74,37 @@ def check(shard_uris: Sequence[str], how: Training, test_fold: int | None, chose
             "training would hear the sources it is tested on; make the manifest with --folds N, or --source-regex"
         )
     return how
+
+
+def binding(shard_uris: Sequence[str], how: Training) -> dict[str, Any]:
+    """What networks depend on beside their rows: the flags, and what the files hold that these name."""
+    first = shards.committed_files(shard_uris[0])[0]
+    start, front_end = beginning(how, shards.front_end_of(parquet_files.metadata(first), first))
+    bound = asdict(how)
+    if start:
+        bound["init_weights"] = start.weights_digest()
+    if how.frontend and how.frontend != front_end.name:  # a file: what a name stands for never changes
+        bound["front_end"] = front_end.to_dict()
+    return bound
+
+
+def require_one_origin(shard_uris: Sequence[str]) -> None:
+    """Refuse extractions together in which different recordings have one clip_id, and would be taken for one.
+
+    Raises:
+        ConfigError: there are such recordings.
+    """
+    if len(shard_uris) < 2:
+        return
+    rows = shards.read_columns(shard_uris, ["clip_id", "uri"])
+    counted = rows.group_by("clip_id").aggregate([("uri", "count_distinct"), ("uri", "min"), ("uri", "max")])
+    twice = counted.filter(pc.field("uri_count_distinct") > 1)
+    if len(twice):
+        low, high = (storage.display(twice[name][0].as_py()) for name in ("uri_min", "uri_max"))
+        raise ConfigError(
+            f"--shards: {len(twice):,} clips have the same path below the --input of their manifest as another, so "
+            f"they have one clip_id: {low} and {high}; make the manifests from a folder that is above both"
+        )
 
 
 MUCH_PADDING = 0.2

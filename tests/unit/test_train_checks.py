@@ -1,12 +1,21 @@
 """What the driver refuses, and warns of, before a training begins."""
 
 import logging
+from dataclasses import asdict
+from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
+from audioclf import shards, storage
+from audioclf.audio.pcm import get_any_front_end
+from audioclf.config import Training
 from audioclf.errors import ConfigError
+from audioclf.labels import Vocabulary
 from audioclf.pipelines import train_checks
+from tests.unit import test_shards
+from tests.untrained import untrained
 
 
 def rows(labels: list[list[str]], folds: list[int | None]) -> pa.Table:
@@ -39,3 +48,36 @@ def test_much_padding_is_told_to_who_trains_on_crops(
     train_checks._warn_of_padding(pa.chunked_array([pa.array(valid[:1], pa.int32()), pa.array(valid[1:], pa.int32())]))
     assert told in caplog.text
     assert bool(caplog.text) == bool(told)
+
+
+def test_recordings_of_one_clip_id_are_refused_and_their_copies_are_not(tmp_path: Path) -> None:
+    pictures = np.zeros((2, 128, 3), np.float16)
+    runs = {}
+    for day in ("monday", "tuesday", "monday_again"):
+        of_day = [
+            {**test_shards.row(name), "uri": f"file:///{day.removesuffix('_again')}/{name}"} for name in ("a", "b")
+        ]
+        runs[day] = storage.to_uri(test_shards.write(tmp_path / day, of_day, pictures))
+    train_checks.require_one_origin([runs["monday"], runs["monday_again"]])
+    with pytest.raises(ConfigError, match=r"2 clips have .*/monday/.* and /tuesday/.*a folder that is above both"):
+        train_checks.require_one_origin([runs["monday"], runs["tuesday"]])
+
+
+def test_a_training_depends_on_what_the_files_hold_that_its_flags_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shards_uri = storage.to_uri(test_shards.write(tmp_path / "run", [test_shards.row("a")], np.zeros((1, 128, 3))))
+    start, own = str(tmp_path / "start"), tmp_path / "own.yaml"
+    loaded = untrained(Vocabulary(("a", "b"), multi_label=False))
+    bound = []
+    for _ in range(2):
+        loaded.save(storage.to_uri(start))
+        bound.append(train_checks.binding([shards_uri], Training(init=start)))
+        next(loaded.network.parameters()).data.add_(1)
+    assert bound[0]["init_weights"] != bound[1]["init_weights"]
+    monkeypatch.setattr(shards, "front_end_of", lambda *_: get_any_front_end("pcm44k"))
+    for n_mels in (64, 96):
+        own.write_text(f"base: logmel44k\nn_mels: {n_mels}\n")
+        assert train_checks.binding([shards_uri], Training(frontend=str(own)))["front_end"]["n_mels"] == n_mels
+    named = Training(frontend="logmel44k")
+    assert train_checks.binding([shards_uri], named) == asdict(named)
