@@ -103,7 +103,7 @@ def due(
         known: what has been dealt with.
         min_age_s: since the last modification, so that no recorder is still writing.
         times: when a recording was made, by its name.
-        limit: take no more than so many.
+        limit: take no more than so many; new and changed ones first.
         retry_rejected: those rejected before, too.
 
     Raises:
@@ -121,7 +121,8 @@ def due(
         age_s = time.time() - archive.table["modified_s"].to_numpy()
         future = age_s < -CLOCKS_DIFFER_S
         young = (age_s < min_age_s) & ~future
-    rows = np.flatnonzero(chosen & ~young)[:limit]
+    # New ones first: what can't be read, night after night, must not use up the limit.
+    rows = np.sort(np.concatenate([np.flatnonzero(new & ~young), np.flatnonzero(tried & ~young)])[:limit])
     table = archive.table.take(pa.array(rows))
     if archive.is_manifest:
         return Due(table, tried[rows], 0, 0, 0)

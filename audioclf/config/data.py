@@ -70,7 +70,7 @@ class ExtractConfig:
     """Run directory to write: data/, rejects/, summary.json. The same command again goes on where it stopped."""
     frontend: str = "logmel44k"
     """Front end: logmel44k, logmel32k, mfcc44k, panns32k, panns16k, efficientat32k or yamnet16k; or a FILE.yaml of your
-    own, with `base: NAME` and the fields that differ."""
+    own, with `base: NAME` and the fields that differ. Or pcm32k, pcm44k: the samples, to train on waveforms."""
     segment_s: float | None = None
     """Seconds in a segment; default: as long as the longest clip, at most --max-segment-s, one segment a clip."""
     max_segment_s: float = 30.0
@@ -90,7 +90,7 @@ class ExtractConfig:
     seed: int = 0
     """Seed of the augmentation's random numbers."""
     max_reject_fraction: float = 0.05
-    """Share of clips that may be rejected; above it the job exits 3."""
+    """Share of clips that may be rejected, wholly or partly; above it the job exits 3."""
     num_actors: int = 0
     """Worker processes; 0: one for each CPU there is when the job starts."""
     unit_segments: int = 0

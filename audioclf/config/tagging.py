@@ -5,6 +5,8 @@ from typing import Literal
 
 from audioclf.config.checks import require
 
+MOST_KEEP_DAYS = 36_500
+
 
 @dataclass(frozen=True)
 class TagConfig:
@@ -23,7 +25,8 @@ class TagConfig:
     top_k: int | None = None
     """Tags a window gets at most; default: 3, or with thresholds all that reach theirs."""
     threshold: float | None = None
-    """Lowest probability of a tag that is written; default: each class's own, if the checkpoint has them, else 0."""
+    """Lowest probability of a tag that is written; default: where the checkpoint has learned thresholds, each class's
+    own, and 0.5 for a class that has none; otherwise 0."""
     thresholds: str | None = None
     """YAML file of lowest probabilities, {CLASS: value, "*": value of the others}, instead of --threshold."""
     embeddings: bool = False
@@ -62,7 +65,7 @@ class TagConfig:
     max_reject_fraction: float = 0.05
     """Share of a run's recordings that may be rejected, wholly or partly; above it the job exits 3."""
     limit: int | None = None
-    """Take only the first N recordings that are due."""
+    """Take only N of the recordings that are due: the first, new and changed ones before those tried again."""
     dry_run: bool = False
     """Print the plan; do nothing."""
 
@@ -75,7 +78,10 @@ class TagConfig:
         require(self.event_gap_s >= 0, "--event-gap-s must be 0 or more")
         require(self.time_regex is not None or self.time_zone == "UTC", "--time-zone needs --time-regex")
         require(self.min_age_s >= 0, "--min-age-s must be 0 or more")
-        require(self.keep_days is None or self.keep_days > 0, "--keep-days must be positive")
+        require(
+            self.keep_days is None or 0 < self.keep_days <= MOST_KEEP_DAYS,
+            f"--keep-days must be above 0 and {MOST_KEEP_DAYS:,} at most; without it no run is removed",
+        )
         require(not (self.use_gpu and self.runtime == "onnx"), "--runtime onnx computes on CPUs; drop --use-gpu")
         require(self.batch_size is None or self.batch_size >= 1, "--batch-size must be 1 or more")
         require(

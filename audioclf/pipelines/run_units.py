@@ -13,7 +13,7 @@ import numpy as np
 import ray
 import ray.data
 
-from audioclf.errors import AudioclfError, UnitCrashedError
+from audioclf.errors import AudioclfError, ConfigError, UnitCrashedError
 from audioclf.pipelines import cluster
 from audioclf.units import Attempt, Unit
 
@@ -48,8 +48,19 @@ class Stage:
     num_gpus: float = 0
 
     def size(self, n_items: int) -> int:
-        """Workers that this stage is to have."""
-        fit = cluster.cpus() if self.memory_mb is None else min(cluster.cpus(), cluster.memory_mb() // self.memory_mb)
+        """Workers that this stage is to have.
+
+        Raises:
+            ConfigError: there is not memory enough for one, and no node will be started that has: Ray would wait.
+        """
+        fit = cluster.cpus()
+        if self.memory_mb is not None:
+            fit = min(fit, cluster.memory_mb() // self.memory_mb)
+            if not fit and not cluster.may_grow():
+                raise ConfigError(
+                    f"--memory-mb {self.memory_mb}: Ray has {cluster.memory_mb():,} MB on this machine for all workers "
+                    "together; give less, or free some"
+                )
         return min(self.num_actors or max(1, fit), n_items)
 
 

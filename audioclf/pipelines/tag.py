@@ -23,7 +23,7 @@ from audioclf import (
 from audioclf.archive import Archive, Due
 from audioclf.checkpoint import Checkpoint
 from audioclf.config import TagConfig
-from audioclf.errors import CheckpointMismatchError, ConfigError
+from audioclf.errors import ConfigError, ExportError
 from audioclf.ledger import Ledger
 from audioclf.pipelines import cluster, tag_stages
 from audioclf.pipelines.manifest import probe
@@ -204,7 +204,7 @@ def _onnx_file(config: TagConfig, loaded: Checkpoint, windows: Windows, output: 
     if not storage.exists(uri):
         try:
             files = export.export(loaded, ["onnx"], frames)
-        except CheckpointMismatchError as error:
+        except ExportError as error:
             if config.runtime == "onnx":
                 raise ConfigError(f"--runtime onnx: {error}; leave it to PyTorch") from error
             log.info("tag: computed by PyTorch, since ONNX Runtime can't: %s", error)
@@ -229,7 +229,7 @@ def _inference_actors(config: TagConfig) -> int:
             f"--use-gpu: this cluster has {cluster.gpus()} GPUs, and a process takes {config.gpus_per_actor:g}; drop "
             "it, or where GPUs are started on demand give --inference-actors"
         )
-    return config.inference_actors or fit
+    return config.inference_actors or (fit if cluster.may_grow() else max(1, min(fit, cluster.cpus() - 1)))
 
 
 def _stages(config: TagConfig, plan: TagPlan, n_inference: int, n_units: int) -> list[Stage]:
@@ -238,6 +238,11 @@ def _stages(config: TagConfig, plan: TagPlan, n_inference: int, n_units: int) ->
         return [Stage(tag_stages.tag_units, plan, config.num_actors)]
     n_inference = min(n_inference, n_units)
     n_cutters = config.num_actors or max(1, cluster.cpus() - n_inference)
+    if n_cutters + n_inference > cluster.cpus() and not cluster.may_grow():
+        raise ConfigError(
+            f"{n_cutters} processes that make windows and {n_inference} that compute the network take a CPU each, and "
+            f"this machine has {cluster.cpus()}: give fewer --num-actors or --inference-actors"
+        )
     num_gpus = config.gpus_per_actor if config.use_gpu else 0
     return [
         Stage(tag_stages.cut_units, plan.windows, n_cutters),

@@ -30,11 +30,12 @@ def cut_units(windows: Windows) -> Callable[[Attempt], CutUnit]:
     def cut_unit(attempt: Attempt) -> CutUnit:
         heard, n_bytes = [], 0
         for item in cut(attempt.unit, attempt.careful):
-            heard.append(item)
             n_bytes += item.log_mel.nbytes if isinstance(item, Window) else 0
-            if n_bytes > MOST_SENT_BYTES:
-                return attempt, None
-        return attempt, heard
+            if n_bytes <= MOST_SENT_BYTES:
+                heard.append(item)
+            else:  # read to the end all the same: here, where attempts are counted, a poisoned file is found out
+                heard.clear()
+        return attempt, heard if n_bytes <= MOST_SENT_BYTES else None
 
     return cut_unit
 

@@ -2,12 +2,26 @@
 
 import os
 
+import pytest
 import ray
 
 from audioclf import malloc
+from audioclf.errors import ConfigError
+from audioclf.pipelines import cluster
+from audioclf.pipelines.run_units import Stage
 
 
 def test_workers_reuse_memory_whatever_they_are_for() -> None:
     found = ray.get(ray.remote(num_cpus=0)(lambda: dict(os.environ)).remote())
     assert found["GLIBC_TUNABLES"] == malloc.REUSED
     assert found["AWS_REQUEST_CHECKSUM_CALCULATION"] == "when_required"
+
+
+def test_more_memory_than_there_is_is_refused_where_no_node_will_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray would wait for it, without a word."""
+    stage = Stage(lambda plan: plan, None, memory_mb=cluster.memory_mb() + 1)
+    monkeypatch.setattr(cluster, "may_grow", lambda: False)
+    with pytest.raises(ConfigError, match=r"--memory-mb \d+: Ray has [\d,]+ MB on this machine"):
+        stage.size(2)
+    monkeypatch.setattr(cluster, "may_grow", lambda: True)
+    assert stage.size(2) == 1

@@ -185,6 +185,11 @@ def reference(trained: str, archive: Path, tmp_path_factory: pytest.TempPathFact
     return rows_of(output)
 
 
+def test_workers_that_would_leave_none_to_the_network_are_refused(archive: Path, trained: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"2 processes that make windows and 1 .* this machine has 2: give fewer"):
+        run(archive, trained, tmp_path / "tags", num_actors=2, inference_actors=1)
+
+
 @pytest.mark.parametrize(
     "flags",
     [

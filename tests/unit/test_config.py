@@ -82,6 +82,8 @@ def tag(**flags: Any) -> config.TagConfig:
         (tag, {"threshold": 1.1}, "--threshold"),
         (tag, {"min_age_s": -1.0}, "--min-age-s"),
         (tag, {"unit_s": 0.0}, "--unit-s"),
+        (tag, {"keep_days": 0.0}, "--keep-days"),
+        (tag, {"keep_days": 500_000.0}, "--keep-days .*without it no run is removed"),
         (tag, {"num_actors": -1}, "--num-actors"),
     ],
 )

@@ -240,3 +240,17 @@ def test_a_file_from_the_future_does_not_wait_for_its_day(tmp_path: Path) -> Non
     taken = archive.due(archive.find(str(tmp_path)), known, 600, None, None)
     assert {Path(uri).name for uri in taken.table["uri"].to_pylist()} == {"old.wav", "wrong_clock.wav"}
     assert (taken.too_young, taken.from_the_future) == (2, 1)
+
+
+def test_a_limit_is_for_what_is_new_before_what_can_t_be_read(tmp_path: Path, output: RunDirectory) -> None:
+    for name in ("a_locked.wav", "b_locked.wav", "c_new.wav", "d_new.wav"):
+        (tmp_path / name).write_bytes(b"")
+    found = archive.find(str(tmp_path))
+    ids, etags = found.table["clip_id"].to_pylist(), found.table["etag"].to_pylist()
+    locked = [part(ids[i], etags[i], size_bytes=0, status="rejected", retry=True) for i in (0, 1)]
+    unit(output, "1", 0, locked, [])
+    known = ledger.read(output, close_all(output))
+    for limit, names in ((1, ["c_new"]), (3, ["a_locked", "c_new", "d_new"])):
+        due = archive.due(found, known, 0, None, limit)
+        assert [Path(uri).stem for uri in due.table["uri"].to_pylist()] == names
+        assert due.tried.tolist() == [name == "a_locked" for name in names]
