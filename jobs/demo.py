@@ -1,4 +1,4 @@
-"""Run every job on a small corpus made on the spot, or on your own class folders."""
+"""From clips to tags and reports: the jobs in turn, on a small corpus made on the spot or your own class folders."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Every job in turn, each in a process of its own as a user would start it, on a small corpus made on the spot."""
+"""The jobs from clips to tags and reports in turn, each in a process of its own as a user would start it."""
 
 import json
 import logging
