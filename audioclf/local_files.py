@@ -104,6 +104,8 @@ def create(path: Path, name: str) -> Iterator[BinaryIO]:
     try:
         yield file
         with errors(name):
+            file.flush()
+            os.fsync(handle)  # or a crash of the machine may leave the name without its content
             file.close()
             os.chmod(temporary, 0o644)  # noqa: PTH101
             os.replace(temporary, path)  # noqa: PTH105

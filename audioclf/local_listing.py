@@ -1,5 +1,6 @@
 """Listing of a local folder that others write to while it is listed."""
 
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +10,8 @@ LOST_AND_FOUND = "lost+found"
 
 
 def files(root: str) -> Iterator[tuple[str, os.stat_result]]:
-    """Files below a folder. Links are followed, but for those to a folder they lie in: a circle.
+    """Files below a folder. Links are followed, but for those to a folder that they lie in, whether by itself or by
+    another link on the way to them: a circle.
 
     What goes away meanwhile is left out: a recorder may just have renamed its `x.part` to `x.wav`. So are hidden files
     and folders, and lost+found.
@@ -17,9 +19,10 @@ def files(root: str) -> Iterator[tuple[str, os.stat_result]]:
     Raises:
         OSError: a folder can't be read.
     """
-    folders = [root]
+    # Each with the real folders of the links on the way to it, and of the root.
+    folders: list[tuple[str, tuple[Path, ...]]] = [(root, (Path(root).resolve(),))]
     while folders:
-        folder = folders.pop()
+        folder, way = folders.pop()
         try:
             entries = os.scandir(folder)
         except FileNotFoundError:
@@ -30,11 +33,17 @@ def files(root: str) -> Iterator[tuple[str, os.stat_result]]:
             for entry in entries:
                 if entry.name.startswith(".") or (entry.name == LOST_AND_FOUND and folder == root):
                     continue
-                if entry.is_dir():
-                    if not (entry.is_symlink() and _lies_in(folder, entry.path)):
-                        folders.append(entry.path)
-                elif entry.is_file() and (stat := _stat(entry)):
-                    yield entry.path, stat
+                if entry.is_symlink() and _is_lost(entry.path):
+                    continue
+                if not entry.is_dir():
+                    if entry.is_file() and (stat := _stat(entry)):
+                        yield entry.path, stat
+                elif not entry.is_symlink():
+                    folders.append((entry.path, way))
+                else:
+                    target, here = Path(entry.path).resolve(), Path(folder).resolve()
+                    if not any(real.is_relative_to(target) for real in (*way, here)):
+                        folders.append((entry.path, (*way, here, target)))
 
 
 def _stat(entry: os.DirEntry[str]) -> os.stat_result | None:
@@ -44,6 +53,10 @@ def _stat(entry: os.DirEntry[str]) -> os.stat_result | None:
         return None
 
 
-def _lies_in(folder: str, other: str) -> bool:
-    """Whether a folder is another, or lies somewhere below it."""
-    return Path(folder).resolve().is_relative_to(Path(other).resolve())
+def _is_lost(link: str) -> bool:
+    """Whether a link leads to itself."""
+    try:
+        os.stat(link)  # noqa: PTH116
+    except OSError as error:
+        return error.errno == errno.ELOOP
+    return False

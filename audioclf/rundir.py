@@ -40,11 +40,6 @@ class RunDirectory:
         """The URI of something inside."""
         return storage.join(self.uri, *names)
 
-    def binding(self) -> dict[str, Any] | None:
-        """What the run that began this directory depends on; None for a new directory."""
-        found = read_json(self.at(CONFIG))
-        return None if found is None else found["binding"]
-
     def bind(self, job: str, binding: dict[str, Any], flags: dict[str, Any]) -> None:
         """Begin the directory, or make sure that it was begun with the same configuration.
 

@@ -210,7 +210,7 @@ def upload(uri: str, file: BinaryIO) -> None:
             part = {"PartNumber": len(parts) + 1}
             send = functools.partial(_send_part, {**place, **part, "Body": data})
             parts.append({**part, "ETag": retrying(uri, send)})
-        retrying(uri, lambda client: client.complete_multipart_upload(**place, MultipartUpload={"Parts": parts}))
+        retrying(uri, _Completion({**place, "MultipartUpload": {"Parts": parts}}, size))
     except BaseException:
         # What can't be removed now, the store's life-cycle rules remove.
         with contextlib.suppress(*s3_faults.library_errors()):
@@ -314,6 +314,25 @@ def _body(answer: Any) -> bytes:
 
 def _send_part(request: Any, client: "S3Client") -> str:
     return client.upload_part(**request)["ETag"]
+
+
+class _Completion:
+    """The last request of an upload in parts, which may be made again: its answer may have been lost."""
+
+    def __init__(self, request: Any, size: int):
+        self._request, self._size, self._made = request, size, False
+
+    def __call__(self, client: "S3Client") -> None:
+        made, self._made = self._made, True
+        try:
+            client.complete_multipart_upload(**self._request)
+        except s3_faults.library_errors() as error:
+            if not (made and s3_faults.code_of(error) == "NoSuchUpload" and self._is_there(client)):
+                raise
+
+    def _is_there(self, client: "S3Client") -> bool:
+        found = client.head_object(Bucket=self._request["Bucket"], Key=self._request["Key"])
+        return found["ContentLength"] == self._size
 
 
 def _renew(used: "S3Client", patience: Patience | None) -> None:

@@ -30,6 +30,8 @@ MIN_SAMPLES = 1024
 
 MEMORY = "/dev/shm"
 """Where Linux keeps files in memory."""
+MEMORY_FREE_BYTES = 256 << 20
+"""With less left there, files lie on disk: containers have 64 MB, which a few workers' files fill."""
 
 
 @functools.cache
@@ -110,10 +112,15 @@ class _FloatFiles:
     write = staticmethod(functools.partial(soundfile.write, subtype="FLOAT"))
 
 
+def _free_bytes(folder: str) -> int:
+    found = os.statvfs(folder)
+    return found.f_bavail * found.f_frsize
+
+
 @contextlib.contextmanager
 def _files_for_pyrubberband() -> Iterator[None]:
-    """Its temporary files are of float32, and lie in memory if there is such a place and the user wants no other."""
-    in_memory = "TMPDIR" not in os.environ and os.access(MEMORY, os.W_OK)
+    """Its temporary files are of float32, and lie in memory if there is room and the user wants no other place."""
+    in_memory = "TMPDIR" not in os.environ and os.access(MEMORY, os.W_OK) and _free_bytes(MEMORY) >= MEMORY_FREE_BYTES
     before, tempfile.tempdir = tempfile.tempdir, MEMORY if in_memory else tempfile.tempdir
     pyrubberband.pyrb.sf = _FloatFiles
     try:

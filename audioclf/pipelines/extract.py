@@ -48,7 +48,7 @@ def run(config: ExtractConfig) -> str:
     if augmentation.policy:
         policy.warn_of_strangers(augmentation.policy, table["labels"].combine_chunks().flatten().unique().to_pylist())
     directory = RunDirectory(config.output)
-    segment_s = config.segment_s or _bound_segment_s(directory) or _longest_clip_s(table, config)
+    segment_s = config.segment_s or _bound_segment_s(directory, config) or _longest_clip_s(table, config)
     plan, work, binding = _plan(config, front_end, augmentation, clips, table, segment_s, directory)
     committed = directory.committed(rundir.DATA)
     due = [unit for unit in work if unit.name not in committed]
@@ -64,6 +64,8 @@ def run(config: ExtractConfig) -> str:
         "manifest": storage.to_uri(config.manifest),  # what was relative then would be wrong from elsewhere
         "backgrounds": config.backgrounds and storage.to_uri(config.backgrounds),
         "max_reject_fraction": config.max_reject_fraction,
+        "segment_s": config.segment_s,
+        "max_segment_s": config.max_segment_s,
     }
     directory.bind("extract", binding, flags)
     for folder in (rundir.DATA, rundir.REJECTS):
@@ -180,10 +182,14 @@ def _check_memory(plan: ExtractPlan, config: ExtractConfig) -> None:
         )
 
 
-def _bound_segment_s(directory: RunDirectory) -> float | None:
-    """What the run that began this directory found, so that a resume reads no headers."""
-    binding = directory.binding()
-    return None if binding is None else binding.get("segment_s")
+def _bound_segment_s(directory: RunDirectory, config: ExtractConfig) -> float | None:
+    """What the run that began this directory found by the same flags, so that a resume reads no headers."""
+    begun = rundir.read_json(directory.at(rundir.CONFIG))
+    if begun is None:
+        return None
+    flags = begun.get("flags", {})
+    as_now = flags.get("segment_s") is None and flags.get("max_segment_s", config.max_segment_s) == config.max_segment_s
+    return begun["binding"].get("segment_s") if as_now else None
 
 
 def _longest_clip_s(table: pa.Table, config: ExtractConfig) -> float:

@@ -82,6 +82,21 @@ def test_another_configuration_on_the_same_directory_names_the_difference(extrac
         extract.run(ExtractConfig(manifest=manifest_file, output=extracted, segment_s=2.0))
 
 
+def test_a_bound_on_segments_that_is_changed_or_given_later_is_another_configuration(
+    manifest_file: str, tmp_path: Path
+) -> None:
+    """Where no length is given, a run that has begun says what the longest clip is."""
+    given, found = (str(tmp_path / name) for name in ("given", "found"))
+    for config in (
+        ExtractConfig(manifest=manifest_file, output=given, segment_s=0.5),
+        ExtractConfig(manifest=manifest_file, output=found, max_segment_s=0.5),
+    ):
+        assert extract.run(config) == "ok"
+        assert extract.run(config) == "ok"
+        with pytest.raises(ConfigError, match=r"segment_s was 0\.5 and is now 0\.95"):
+            extract.run(ExtractConfig(manifest=manifest_file, output=config.output))
+
+
 def test_segments_that_no_worker_can_hold_are_refused_at_once(manifest_file: str, tmp_path: Path) -> None:
     config = ExtractConfig(manifest=manifest_file, output=str(tmp_path / "run"), segment_s=3600.0)
     with pytest.raises(ConfigError, match=r"segments of 3600 s .* give a shorter --segment-s, or --memory-mb \d+"):

@@ -106,7 +106,15 @@ def folder_of_files(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.skipif(not os.access(rubberband.MEMORY, os.W_OK), reason="needs a folder whose files lie in memory")
 def test_files_lie_in_memory_and_none_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TMPDIR", raising=False)
+    monkeypatch.setattr(rubberband, "MEMORY_FREE_BYTES", 0)
     assert folder_of_files(tmp_path, monkeypatch) == Path(rubberband.MEMORY)
+
+
+def test_files_lie_on_disk_where_memory_is_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TMPDIR", raising=False)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr(rubberband, "MEMORY_FREE_BYTES", 1 << 60)
+    assert folder_of_files(tmp_path, monkeypatch) == tmp_path
 
 
 def test_files_lie_where_the_user_says_and_none_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

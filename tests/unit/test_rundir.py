@@ -13,7 +13,6 @@ from audioclf.rundir import RunDirectory
 
 def test_a_directory_keeps_to_the_configuration_it_was_begun_with(tmp_path: Path) -> None:
     directory = RunDirectory(str(tmp_path / "run"))
-    assert directory.binding() is None
     directory.bind("extract", {"a": 1, "b": [1, 2]}, {})
     directory.bind("extract", {"a": 1, "b": (1, 2)}, {"other": "flag"})
     with pytest.raises(ConfigError, match="a was 1 and is now 2"):
@@ -34,7 +33,7 @@ def test_success_marks_an_ok_status_alone(tmp_path: Path) -> None:
 def test_an_unreadable_file_names_itself(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(SchemaError, match=r"config\.json: not JSON"):
-        RunDirectory(str(tmp_path)).binding()
+        RunDirectory(str(tmp_path)).bind("extract", {}, {})
 
 
 def test_a_part_of_an_extraction_is_nothing_to_train_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

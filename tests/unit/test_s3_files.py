@@ -129,6 +129,28 @@ def test_a_large_object_is_sent_in_parts_each_until_it_arrives(
     assert [method for method, _ in proxy.log[:-1]] == ["POST"] * 2 + ["PUT"] * 6 + ["POST"] * 2
 
 
+def test_an_upload_whose_end_was_not_answered_is_there(
+    proxy: FaultProxy, s3_bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """moto forgives a second end of an upload; AWS and others say that they know no such upload."""
+    monkeypatch.setattr(s3, "PART_BYTES", 5 << 20)
+    ends = []
+
+    def lose_the_answer(index: int, method: str, path: str) -> Fault | None:
+        if method != "POST" or "uploadId" not in path:
+            return None
+        ends.append(path)
+        return fault_proxy.LOST_ANSWER if len(ends) == 1 else fault_proxy.refusal(404, "NoSuchUpload")
+
+    proxy.faults = lose_the_answer
+    storage.write_bytes(f"s3://{s3_bucket}/x", content := bytes(6 << 20))
+    assert len(ends) == 2
+    assert storage.read_bytes(f"s3://{s3_bucket}/x") == content
+    ends[:] = ["answered"]  # an upload that was never ended is not there, whatever lies at its name
+    with pytest.raises(StorageError, match="NoSuchUpload"):
+        storage.write_bytes(f"s3://{s3_bucket}/x", content)
+
+
 def test_the_parts_of_a_failed_upload_are_removed(
     proxy: FaultProxy, s3_bucket: str, monkeypatch: pytest.MonkeyPatch, impatient: Callable[..., None]
 ) -> None:

@@ -173,6 +173,17 @@ def test_a_link_back_up_does_not_go_round_in_circles(tmp_path: Path) -> None:
     assert [info.path for info in storage.list_files(storage.to_uri(str(tmp_path)))] == ["dog/a.wav"]
 
 
+def test_folders_that_link_to_each_other_do_not_go_round_in_circles(tmp_path: Path) -> None:
+    for year in ("2023", "2024"):
+        (tmp_path / year).mkdir()
+        (tmp_path / year / f"{year}.wav").touch()
+    (tmp_path / "2023" / "next").symlink_to("../2024")
+    (tmp_path / "2024" / "previous").symlink_to("../2023")
+    (tmp_path / "itself").symlink_to("itself")
+    found = sorted(info.path for info in storage.list_files(storage.to_uri(str(tmp_path))))
+    assert found == ["2023/2023.wav", "2023/next/2024.wav", "2024/2024.wav", "2024/previous/2023.wav"]
+
+
 def test_links_to_folders_elsewhere_are_followed(tmp_path: Path) -> None:
     (tmp_path / "disk").mkdir()
     (tmp_path / "disk" / "a.wav").touch()
