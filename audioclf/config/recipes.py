@@ -14,7 +14,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "model": "crnn16",
         "frontend": "logmel32k",
         "dropout": 0.3,
-        "epochs": 120,
+        "epochs": 160,
         "optimizer": "adamw",
         "learning_rate": 2e-3,
         "schedule": "one-cycle",
