@@ -77,7 +77,7 @@ def test_a_training_depends_on_what_the_files_hold_that_its_flags_name(
     assert bound[0]["init_weights"] != bound[1]["init_weights"]
     monkeypatch.setattr(shards, "front_end_of", lambda *_: get_any_front_end("pcm44k"))
     for n_mels in (64, 96):
-        own.write_text(f"base: logmel44k\nn_mels: {n_mels}\n")
+        own.write_text(f"base: logmel44k\nname: own\nn_mels: {n_mels}\n")
         assert train_checks.binding([shards_uri], Training(frontend=str(own)))["front_end"]["n_mels"] == n_mels
     named = Training(frontend="logmel44k")
     assert train_checks.binding([shards_uri], named) == asdict(named)
