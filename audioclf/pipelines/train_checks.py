@@ -41,13 +41,12 @@ def check(shard_uris: Sequence[str], how: Training, test_fold: int | None, chose
 
     Raises:
         ConfigError: no shards or no such fold; different recordings with one clip_id; no such network, or nothing to
-            start from; a policy with transform sets that the shards lack; clips of one source in
-            different folds; a single class.
+            start from; a policy with transform sets that the shards lack; clips of one source in different folds; a
+            single class.
         CheckpointMismatchError: weights to start from that are for another front end or network.
     """
     require_one_origin(shard_uris)
-    first = shards.committed_files(shard_uris[0])[0]
-    stored = shards.front_end_of(parquet_files.metadata(first), first)
+    stored = _stored(shard_uris)
     start, front_end = beginning(how, stored)
     name = training.model_name(how, start)
     models.check_name(name)
@@ -78,14 +77,19 @@ def check(shard_uris: Sequence[str], how: Training, test_fold: int | None, chose
 
 def binding(shard_uris: Sequence[str], how: Training) -> dict[str, Any]:
     """What networks depend on beside their rows: the flags, and what the files hold that these name."""
-    first = shards.committed_files(shard_uris[0])[0]
-    start, front_end = beginning(how, shards.front_end_of(parquet_files.metadata(first), first))
+    start, front_end = beginning(how, _stored(shard_uris))
     bound = asdict(how)
     if start:
         bound["init_weights"] = start.weights_digest()
     if how.frontend and how.frontend != front_end.name:  # a file: what a name stands for never changes
         bound["front_end"] = front_end.to_dict()
     return bound
+
+
+def _stored(shard_uris: Sequence[str]) -> AnyFrontEnd:
+    """The front end of the shards."""
+    first = shards.committed_files(shard_uris[0])[0]
+    return shards.front_end_of(parquet_files.metadata(first), first)
 
 
 def require_one_origin(shard_uris: Sequence[str]) -> None:
