@@ -36,6 +36,8 @@ class ExtractPlan:
     augmentation: Augmentation
     buffer_bytes: int = 128 << 20
     """What a task may hold of fetched files, and again of pictures not yet written."""
+    manifest_etag: str | None = None
+    """Of the manifest that units were planned from."""
 
     @property
     def grid(self) -> Grid:
@@ -76,7 +78,7 @@ class UnitExtractor:
 
     def __init__(self, plan: ExtractPlan):
         self._plan = plan
-        self._manifest = manifest.SliceReader(plan.manifest_uri)
+        self._manifest = manifest.SliceReader(plan.manifest_uri, plan.manifest_etag)
         self._fetcher = Fetcher(plan.buffer_bytes)
         self._background = plan.augmentation.background_loader(plan.front_end.sample_rate)
 

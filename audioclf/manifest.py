@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import xxhash
 
 from audioclf import schema, storage
-from audioclf.errors import ClipError, ConfigError, SchemaError
+from audioclf.errors import ClipError, ConfigError, SchemaError, StorageError
 
 ROW_GROUP_ROWS = 4096
 """A worker reads the row groups its unit lies in: small ones cost it little, many make a long footer."""
@@ -152,6 +152,8 @@ class ManifestFile:
     digest: str
     """Of the table's content but for what depends on where the clips lie."""
     table: pa.Table
+    etag: str | None
+    """Of the file that was read."""
 
 
 def read(uri: str, columns: list[str] | None = None) -> ManifestFile:
@@ -165,7 +167,8 @@ def read(uri: str, columns: list[str] | None = None) -> ManifestFile:
         with storage.open_ranged(uri, block_bytes=READ_BYTES) as opened:
             file = pq.ParquetFile(opened)
             _check_schema(uri, file.schema_arrow)
-            return _read(uri, file, columns or schema.MANIFEST.names)
+            digest, table = _read(file, columns or schema.MANIFEST.names)
+            return ManifestFile(uri, digest, table, storage.etag_of(opened))
     except ClipError as error:
         raise ConfigError(f"{storage.display(uri)}: {error.message}; make it with jobs/manifest.py") from error
     except pa.ArrowInvalid as error:
@@ -175,8 +178,8 @@ def read(uri: str, columns: list[str] | None = None) -> ManifestFile:
         raise SchemaError(f"{storage.display(uri)}: damaged: {reason}; make it anew with jobs/manifest.py") from error
 
 
-def _read(uri: str, file: pq.ParquetFile, columns: list[str]) -> ManifestFile:
-    """The columns, and the digest of others that are let go of batch by batch."""
+def _read(file: pq.ParquetFile, columns: list[str]) -> tuple[str, pa.Table]:
+    """The digest, of columns that are let go of batch by batch, and the columns asked for."""
     hasher = xxhash.xxh3_128()
     batches = []
     # One thread: it reads the file from its beginning to its end.
@@ -185,7 +188,7 @@ def _read(uri: str, file: pq.ParquetFile, columns: list[str]) -> ManifestFile:
         batches.append(batch.select(columns))
     fields = [schema.MANIFEST.field(name) for name in columns]
     table = pa.Table.from_batches(batches, pa.schema(fields, schema.MANIFEST.metadata))
-    return ManifestFile(uri, hasher.hexdigest(), table)
+    return hasher.hexdigest(), table
 
 
 def _stream(batch: pa.RecordBatch) -> pa.Buffer:
@@ -210,16 +213,41 @@ def clips_of(table: pa.Table) -> list[Clip]:
 
 
 class SliceReader:
-    """Reads rows of a manifest in a worker: the footer once, then only the row groups a slice lies in."""
+    """Reads rows of a manifest in a worker: the footer once, then only the row groups a slice lies in.
 
-    def __init__(self, uri: str):
-        self._file = pq.ParquetFile(storage.open_ranged(uri))
-        sizes = [self._file.metadata.row_group(i).num_rows for i in range(self._file.num_row_groups)]
-        self._ends = np.cumsum(sizes)
+    Args:
+        uri: of the manifest.
+        etag: of the file that the job was planned from; another one is refused.
+    """
+
+    def __init__(self, uri: str, etag: str | None = None):
+        self._uri, self._etag = uri, etag
         self._cached: tuple[tuple[int, ...], pa.Table] | None = None
 
     def rows(self, start: int, stop: int) -> list[dict[str, Any]]:
-        """Rows [start, stop) as dictionaries."""
+        """Rows [start, stop) as dictionaries.
+
+        Raises:
+            StorageError: the manifest is gone or is another file by now.
+        """
+        try:
+            return self._rows(start, stop)
+        except ClipError as error:
+            raise StorageError(
+                f"{storage.display(self._uri)}: no longer the manifest that this job was planned from "
+                f"({error.message}); run the same command again"
+            ) from error
+
+    @functools.cached_property
+    def _file(self) -> pq.ParquetFile:
+        return pq.ParquetFile(storage.open_ranged(self._uri, self._etag))
+
+    @functools.cached_property
+    def _ends(self) -> np.ndarray:
+        """Where each row group ends."""
+        return np.cumsum([self._file.metadata.row_group(i).num_rows for i in range(self._file.num_row_groups)])
+
+    def _rows(self, start: int, stop: int) -> list[dict[str, Any]]:
         first = int(np.searchsorted(self._ends, start, side="right"))
         last = int(np.searchsorted(self._ends, stop - 1, side="right"))
         groups = tuple(range(first, last + 1))
@@ -229,5 +257,6 @@ class SliceReader:
         return self._cached[1].slice(start - offset, stop - start).to_pylist()
 
     def close(self) -> None:
-        """Close the file."""
-        self._file.close(force=True)
+        """Close the file, if it was opened."""
+        if "_file" in vars(self):
+            self._file.close(force=True)

@@ -239,6 +239,11 @@ class RangeReader(io.RawIOBase):
         self._failure: AudioclfError | None = None
         self._first, self._size, self._etag = self._get(0, first_bytes)
 
+    @property
+    def etag(self) -> str | None:
+        """Of the content that is read."""
+        return self._etag
+
     def readable(self) -> bool:
         return True
 

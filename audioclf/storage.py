@@ -164,10 +164,15 @@ def open_ranged(uri: str, etag: str | None = None, block_bytes: int = RANGE_BLOC
     return io.BufferedReader(s3.RangeReader(uri, etag, min(block_bytes, RANGE_BLOCK_BYTES)), block_bytes)
 
 
+def etag_of(opened: BinaryIO) -> str | None:
+    """The ETag of what `open_ranged` opened; None for an empty object."""
+    return cast(Any, opened).raw.etag
+
+
 def _open_local(uri: str, path: Path, etag: str | None) -> BinaryIO:
     try:
         file = local_files.Reader(path, display(uri))
-        if etag is not None and str(os.fstat(file.fileno()).st_mtime_ns) != etag:
+        if etag is not None and file.etag != etag:
             file.close()
             raise ChangedClipError(display(uri), "fetch", "the file changed after it was listed")
         return io.BufferedReader(file)

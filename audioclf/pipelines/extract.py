@@ -145,6 +145,7 @@ def _plan(
     """The plan, its units, and the part of the configuration that the output depends on."""
     plan = ExtractPlan(
         manifest_uri=clips.uri,
+        manifest_etag=clips.etag,
         output_uri=directory.uri,
         front_end=front_end,
         segment_s=segment_s,

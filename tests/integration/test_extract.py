@@ -1,7 +1,9 @@
 """Extraction on a Ray cluster: nothing lost, nothing twice, the same rows however it is run."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import boto3
 import numpy as np
@@ -171,6 +173,23 @@ def test_an_error_of_the_store_in_a_worker_arrives_as_itself(manifest_file: str,
     (tmp_path / "run" / "data").write_text("a file where a folder should be")
     with pytest.raises(StorageError, match="data"):
         extract.run(ExtractConfig(manifest=manifest_file, output=str(tmp_path / "run"), segment_s=1.0))
+
+
+def test_a_manifest_rewritten_after_planning_stops_the_job(
+    manifest_file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = tmp_path / "m.parquet"
+    mine.write_bytes(Path(manifest_file).read_bytes())
+    run_units = extract.run_units
+
+    def rewritten_first(*args: Any) -> Iterator[dict[str, Any]]:
+        pq.write_table(pq.read_table(mine).slice(0, 5), mine)
+        yield from run_units(*args)
+
+    monkeypatch.setattr(extract, "run_units", rewritten_first)
+    with pytest.raises(StorageError, match=r"m\.parquet: no longer the manifest"):
+        extract.run(ExtractConfig(manifest=str(mine), output=str(tmp_path / "run"), segment_s=1.0))
+    assert not list((tmp_path / "run").glob("data/*.parquet"))
 
 
 def test_pictures_are_finite_and_padding_is_silence(extracted: str) -> None:

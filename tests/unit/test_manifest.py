@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from audioclf import layouts, manifest, s3, schema, storage
-from audioclf.errors import ConfigError, SchemaError
+from audioclf.errors import ConfigError, SchemaError, StorageError
 from audioclf.manifest import Clip
 from audioclf.storage import FileInfo
 
@@ -218,6 +218,22 @@ def test_slices_are_the_rows_whatever_the_row_groups(tmp_path: Path, monkeypatch
     reader = manifest.SliceReader(uri)
     for start, stop in ((0, 50), (6, 8), (7, 14), (49, 50), (0, 1), (13, 29)):
         assert [row["clip_id"] for row in reader.rows(start, stop)] == [clip.clip_id for clip in clips[start:stop]]
+    reader.close()
+
+
+@pytest.mark.parametrize("place", ["folder", "bucket"])
+def test_a_worker_reads_the_manifest_that_was_planned_from_or_none(tmp_path: Path, place: str, s3_bucket: str) -> None:
+    uri = f"s3://{s3_bucket}/m.parquet" if place == "bucket" else storage.to_uri(str(tmp_path / "m.parquet"))
+    manifest.write(manifest.to_table([CLIP]), uri)
+    planned = manifest.read(uri)
+    reader = manifest.SliceReader(uri, planned.etag)
+    assert [row["clip_id"] for row in reader.rows(0, 1)] == [CLIP.clip_id]
+    manifest.write(manifest.to_table([dataclasses.replace(CLIP, labels=("cat",))]), uri)
+    with pytest.raises(StorageError, match=r"m\.parquet: no longer the manifest .* run the same command again"):
+        manifest.SliceReader(uri, planned.etag).rows(0, 1)
+    storage.remove(uri)
+    with pytest.raises(StorageError, match="no longer the manifest"):
+        manifest.SliceReader(uri, planned.etag).rows(0, 1)
     reader.close()
 
 
