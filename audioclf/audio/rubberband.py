@@ -14,7 +14,7 @@ import numpy as np
 import pyrubberband
 import soundfile
 
-from audioclf.errors import AugmentError, EngineError
+from audioclf.errors import AugmentError, EngineError, StorageError
 
 Engine = Literal["r2", "r3"]
 
@@ -26,12 +26,14 @@ peaks become four times as high. Samples are scaled by a power of two, which cha
 back after."""
 
 MIN_SAMPLES = 1024
-"""Shorter sounds are padded to this: the engines give nothing or nonsense for less."""
+"""Shorter sounds are padded to this: the engines give nothing or nonsense for less. Nor may a result be shorter by
+more: where the program can't write its whole file, its exit code is 0 all the same."""
 
 MEMORY = "/dev/shm"
 """Where Linux keeps files in memory."""
-MEMORY_FREE_BYTES = 256 << 20
-"""With less left there, files lie on disk: containers have 64 MB, which a few workers' files fill."""
+FREE_BYTES = 256 << 20
+"""With less left there, files lie on disk: containers have 64 MB, which a few workers' files fill. With less left on
+the disk, a file that is not as it should be is put down to that."""
 
 
 @functools.cache
@@ -71,6 +73,7 @@ def stretch_and_shift(
     Raises:
         AugmentError: the engine failed on these samples.
         EngineError: the program is missing or broken.
+        StorageError: there is no room for its files.
     """
     length = round(len(samples) * stretch)
     whole = np.zeros(length, np.float32)
@@ -81,22 +84,27 @@ def stretch_and_shift(
     scaled = np.zeros(max(len(samples), MIN_SAMPLES), np.float32)
     np.multiply(samples, np.float32(scale), out=scaled[: len(samples)])
     what = f"rubberband -t {stretch:g} -p {pitch_semitones:g}"
+    folder = _folder()
     try:
-        found = _run(scaled, sample_rate, stretch, pitch_semitones, engine)[:length]
+        found = _run(scaled, sample_rate, stretch, pitch_semitones, engine, folder)[:length]
     except (subprocess.CalledProcessError, soundfile.LibsndfileError, RuntimeError, OSError) as error:
+        _check_room(folder)
         check.cache_clear()
         check()
         raise AugmentError(clip_uri, "augment", f"{what} failed: {error}") from error
-    if len(found) == 0:
-        raise AugmentError(clip_uri, "augment", f"{what} gave nothing for {len(samples)} samples")
+    if len(found) < max(1, length - MIN_SAMPLES):
+        _check_room(folder)
+        raise AugmentError(clip_uri, "augment", f"{what} gave {len(found)} samples where {length} are due")
     np.multiply(found, np.float32(1 / scale), out=whole[: len(found)])
     return whole
 
 
-def _run(samples: np.ndarray, sample_rate: int, stretch: float, semitones: float, engine: Engine) -> np.ndarray:
+def _run(
+    samples: np.ndarray, sample_rate: int, stretch: float, semitones: float, engine: Engine, folder: str
+) -> np.ndarray:
     """One call of pyrubberband, whose pitch_shift does nothing for 0 semitones and adds our options to its own."""
     options = {"--fine": ""} if engine == "r3" else {}
-    with _files_for_pyrubberband():
+    with _files_for_pyrubberband(folder):
         if semitones == 0:
             changed = pyrubberband.time_stretch(samples, sample_rate, 1 / stretch, rbargs=options)
         else:
@@ -117,11 +125,25 @@ def _free_bytes(folder: str) -> int:
     return found.f_bavail * found.f_frsize
 
 
+def _folder() -> str:
+    """Where temporary files lie: in memory if there is room and the user wants no other place."""
+    in_memory = "TMPDIR" not in os.environ and os.access(MEMORY, os.W_OK) and _free_bytes(MEMORY) >= FREE_BYTES
+    return MEMORY if in_memory else tempfile.gettempdir()
+
+
+def _check_room(folder: str) -> None:
+    """Raise StorageError where a folder is as good as full."""
+    if _free_bytes(folder) < FREE_BYTES:
+        raise StorageError(
+            f"{folder}: no room for the files that rubberband reads and writes; free {FREE_BYTES >> 20} MB there, or "
+            "name another folder by TMPDIR, and run the same command again"
+        )
+
+
 @contextlib.contextmanager
-def _files_for_pyrubberband() -> Iterator[None]:
-    """Its temporary files are of float32, and lie in memory if there is room and the user wants no other place."""
-    in_memory = "TMPDIR" not in os.environ and os.access(MEMORY, os.W_OK) and _free_bytes(MEMORY) >= MEMORY_FREE_BYTES
-    before, tempfile.tempdir = tempfile.tempdir, MEMORY if in_memory else tempfile.tempdir
+def _files_for_pyrubberband(folder: str) -> Iterator[None]:
+    """Its temporary files are of float32 and lie in a folder of our choice."""
+    before, tempfile.tempdir = tempfile.tempdir, folder
     pyrubberband.pyrb.sf = _FloatFiles
     try:
         yield

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 
 from audioclf.audio import rubberband
-from audioclf.errors import AugmentError, EngineError
+from audioclf.errors import AugmentError, EngineError, StorageError
 
 NOISE = np.random.default_rng(0).normal(scale=0.1, size=4_410).astype(np.float32)
 
@@ -91,6 +92,21 @@ def test_a_failure_over_one_sound_is_that_clips_alone(
     assert (raised.value.clip_uri, raised.value.stage) == ("clip.wav", "augment")
 
 
+@pytest.mark.parametrize(("free_bytes", "error"), [(0, AugmentError), (1 << 60, StorageError)])
+def test_a_file_cut_short_is_refused_and_put_down_to_a_full_disk_where_it_is_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free_bytes: int, error: type[Exception]
+) -> None:
+    """The program says nothing of it."""
+    soundfile.write(tmp_path / "short.wav", np.full(4_400, 0.1), 44_100)  # where 5512 are due
+    script = f'[ "$1" = --version ] && exit 0\nfor last; do :; done\ncp "{tmp_path}/short.wav" "$last"\n'
+    put_on_path(tmp_path, monkeypatch, script)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    monkeypatch.setattr(rubberband, "FREE_BYTES", free_bytes)
+    with pytest.raises(error, match=r"4400 samples where 5512 are due|no room for the files that rubberband"):
+        stretch()
+
+
 def folder_of_files(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where the program finds the files that it is given; they are gone now."""
     seen = folder / "seen"
@@ -106,14 +122,14 @@ def folder_of_files(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.skipif(not os.access(rubberband.MEMORY, os.W_OK), reason="needs a folder whose files lie in memory")
 def test_files_lie_in_memory_and_none_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TMPDIR", raising=False)
-    monkeypatch.setattr(rubberband, "MEMORY_FREE_BYTES", 0)
+    monkeypatch.setattr(rubberband, "FREE_BYTES", 0)
     assert folder_of_files(tmp_path, monkeypatch) == Path(rubberband.MEMORY)
 
 
 def test_files_lie_on_disk_where_memory_is_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TMPDIR", raising=False)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    monkeypatch.setattr(rubberband, "MEMORY_FREE_BYTES", 1 << 60)
+    monkeypatch.setattr(rubberband, "FREE_BYTES", 1 << 60)
     assert folder_of_files(tmp_path, monkeypatch) == tmp_path
 
 
