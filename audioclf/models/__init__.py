@@ -37,14 +37,21 @@ def _crnn(width: str) -> Constructor:
     return partial(CRNN, width=int(width))
 
 
+def _textured(width: str) -> Constructor:
+    return partial(CRNN, width=int(width), texture=True)
+
+
 def _timm(name: str) -> Constructor:
     timm_images.check_name(name)
     return partial(timm_images.TimmNetwork, name)
 
 
 PATTERNS: dict[str, Callable[[str], Constructor]] = {
-    r"crnn([89]|[1-9]\d)": _crnn, r"mn(0[1-9]|[1-9]\d)": _mn, r"timm:(.+)": _timm,
-}  # fmt: skip
+    r"crnn([89]|[1-9]\d)": _crnn,
+    r"crnn([89]|[1-9]\d)-texture": _textured,
+    r"mn(0[1-9]|[1-9]\d)": _mn,
+    r"timm:(.+)": _timm,
+}
 """Families of networks, and what makes a constructor of the part in brackets."""
 
 
@@ -57,8 +64,8 @@ def build(name: str, n_mels: int, n_classes: int, dropout: float | None = None) 
     """A network with fresh weights.
 
     Args:
-        name: of NETWORKS; crnn8 to crnn99 (channels of the first layer); mn01 to mn99 (EfficientAT, width in tenths);
-            or timm:NAME, any image network of timm.
+        name: of NETWORKS; crnn8 to crnn99 (channels of the first layer), each with -texture as well; mn01 to mn99
+            (EfficientAT, width in tenths); or timm:NAME, any image network of timm.
         n_mels: bands of the pictures it is to take.
         n_classes: logits it is to give.
         dropout: share of the dense layers' inputs left out in training; None: as published for the network.
@@ -79,6 +86,6 @@ def _constructor(name: str) -> Constructor:
             return constructor(match[1])
     known = ", ".join(sorted(NETWORKS))
     raise ConfigError(
-        f"network {name!r} is unknown; there are: {known}, crnn8 to crnn99 (channels of the first layer), mn01 to mn99 "
-        "(width in tenths) and timm:NAME"
+        f"network {name!r} is unknown; there are: {known}, crnn8 to crnn99 (channels of the first layer), each with "
+        "-texture as well, mn01 to mn99 (width in tenths) and timm:NAME"
     )

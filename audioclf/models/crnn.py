@@ -9,6 +9,7 @@ from torch import nn
 
 from audioclf.errors import ConfigError
 from audioclf.models.network import Network
+from audioclf.models.texture import Texture
 
 WIDTH = 24
 """Channels of the first layer; each after it has twice as many."""
@@ -28,13 +29,22 @@ class CRNN(Network):
 
     In the manner of E. Çakır et al., "Convolutional Recurrent Neural Networks for Polyphonic Sound Event Detection"
     (2017), arXiv 1702.06286.
+
+    Args:
+        n_mels: bands of the pictures.
+        n_classes: logits.
+        dropout: before the last layer; None: 0.5.
+        width: channels of the first layer.
+        texture: give the last layer statistics of the picture as well; see `Texture`.
     """
 
     min_frames: ClassVar[int] = 8
     min_bands: ClassVar[int] = 16
     head: ClassVar[str] = "classifier"
 
-    def __init__(self, n_mels: int, n_classes: int, dropout: float | None = None, width: int = WIDTH):
+    def __init__(
+        self, n_mels: int, n_classes: int, dropout: float | None = None, width: int = WIDTH, texture: bool = False
+    ):
         super().__init__(n_mels)
         if n_mels < self.min_bands:
             raise ConfigError(f"crnn takes {self.min_bands} mel bands or more, the front end gives {n_mels}")
@@ -43,19 +53,22 @@ class CRNN(Network):
         pool = max(1, rows // N_ROWS)  # over bands alone: steps of 0.19 s with logmel44k
         self.blocks = nn.Sequential(_stem(a), _block(a, b, (2, 2)), _block(b, c, (2, 2)), _block(c, d, (pool, 1)))
         self.gru = _Gru(d * (rows // pool), N_HIDDEN, batch_first=True, bidirectional=True)
+        self.texture = Texture(n_mels) if texture else None
         self.dropout = nn.Dropout(0.5 if dropout is None else dropout)
-        self.classifier = nn.Linear(2 * N_HIDDEN, n_classes)
+        self.classifier = nn.Linear(2 * N_HIDDEN + (self.texture.n_features if self.texture else 0), n_classes)
 
     def embed(self, log_mel: torch.Tensor) -> torch.Tensor:
-        features = self.blocks(self.standardise(log_mel)).flatten(1, 2)  # [B, channels × rows, T']
+        pictures = self.standardise(log_mel)
+        features = self.blocks(pictures).flatten(1, 2)  # [B, channels × rows, T']
         steps = self.gru(features.transpose(1, 2))
-        return steps.mean(1) + steps.amax(1)
+        events = steps.mean(1) + steps.amax(1)
+        return events if self.texture is None else torch.cat([events, self.texture(pictures[:, 0])], dim=1)
 
     def classify(self, embedding: torch.Tensor) -> torch.Tensor:
         return self.classifier(self.dropout(embedding))
 
     def stages(self) -> Sequence[nn.Module]:
-        return *self.blocks, self.gru
+        return *self.blocks, self.gru, *([] if self.texture is None else [self.texture])
 
 
 class _Gru(nn.GRU):

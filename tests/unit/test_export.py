@@ -35,7 +35,7 @@ BOTH = ("torchscript", "onnx")
 NAMES = ("cat", "dog", "rain")
 PANNS = ("cnn6", "cnn10", "cnn14", "mobilenetv1", "mobilenetv2")
 OF_PATCHES = ("sbcnn",)
-OF_ANY_LENGTH = ("crnn", "cnn6", "cnn10", "mobilenetv1", "mobilenetv2", "mn01", "timm:test_resnet")
+OF_ANY_LENGTH = ("crnn", "crnn8-texture", "cnn6", "cnn10", "mobilenetv1", "mobilenetv2", "mn01", "timm:test_resnet")
 
 pytestmark = [pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning"), pytest.mark.usefixtures("one_thread")]
 

@@ -19,7 +19,7 @@ from audioclf.models import Network
 
 PANNS = ("cnn6", "cnn10", "cnn14", "mobilenetv1", "mobilenetv2")
 TIMM = ("timm:test_resnet", "timm:test_vit", "timm:test_efficientnet")
-ALL = ("sbcnn", "crnn", "crnn8", *PANNS, "mn01", "mn04", *TIMM)
+ALL = ("sbcnn", "crnn", "crnn8", "crnn8-texture", *PANNS, "mn01", "mn04", *TIMM)
 SMALL = tuple(name for name in ALL if name != "cnn14")  # 80 M parameters, built of what cnn10 is
 
 pytestmark = [pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning"), pytest.mark.usefixtures("one_thread")]
@@ -41,7 +41,7 @@ def pictures(name: str, n_frames: int, n: int = 2) -> torch.Tensor:
 def settled(name: str, n_classes: int = 5) -> Network:
     """A network in evaluation mode with the batch statistics of noise: a fresh one's features fade to nothing."""
     network = build(name, n_classes)
-    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d)]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.momentum = 1.0
@@ -72,6 +72,7 @@ def n_parameters(network: nn.Module) -> int:
         ("sbcnn", 10, 241_434),
         ("crnn", 10, 540_594),
         ("crnn16", 10, 320_890),
+        ("crnn16-texture", 10, 320_890 + (10 + 2) * (128 * 13 + 16 * 10 + 120)),
         ("cnn6", 527, 4_837_455),
         ("cnn10", 527, 5_219_279),
         ("cnn14", 527, 80_753_615),
@@ -317,7 +318,7 @@ def test_networks_are_traced(name: str) -> None:
         require_near(trace(network, batch)(batch), network(batch))
 
 
-@pytest.mark.parametrize("name", ["sbcnn", "crnn", "cnn6", "mobilenetv2", "mn04"])
+@pytest.mark.parametrize("name", ["sbcnn", "crnn", "crnn8-texture", "cnn6", "mobilenetv2", "mn04"])
 def test_a_trace_of_a_short_segment_takes_a_long_one(name: str) -> None:
     network = settled(name)
     longer = pictures(name, 128 if name == "sbcnn" else 75)
@@ -325,7 +326,7 @@ def test_a_trace_of_a_short_segment_takes_a_long_one(name: str) -> None:
         require_near(trace(network, pictures(name, 9))(longer), network(longer))
 
 
-@pytest.mark.parametrize("name", ["crnn", "mn04"])
+@pytest.mark.parametrize("name", ["crnn", "crnn8-texture", "mn04"])
 def test_gradients_are_the_same_in_data_parallel(name: str, tmp_path: Path) -> None:
     torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/meeting", rank=0, world_size=1)
     try:
