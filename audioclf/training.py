@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from audioclf import models, optimisation, waveforms
+from audioclf import models, optimisation, texture_vote, waveforms
 from audioclf.audio.frontend import FrontEnd, get_front_end
 from audioclf.audio.pcm import AnyFrontEnd, Pcm
 from audioclf.checkpoint import Checkpoint
@@ -223,6 +223,15 @@ def build_network(
         CheckpointMismatchError: `start` is another network, or for another front end.
     """
     seed_everything(seed)
+    network = _with_weights(training, rows, vocabulary, front_end, start)
+    if network.texture is not None:
+        texture_vote.fit(network, rows, vocabulary, training, front_end)
+    return network
+
+
+def _with_weights(
+    training: Training, rows: Rows, vocabulary: Vocabulary, front_end: FrontEnd, start: Checkpoint | None
+) -> Network:
     name = model_name(training, start)
     if start is None:
         network = models.build(name, front_end.n_features, len(vocabulary), training.dropout)

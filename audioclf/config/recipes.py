@@ -11,7 +11,7 @@ from audioclf.errors import ConfigError
 
 RECIPES: dict[str, dict[str, Any]] = {
     "scratch-small": {
-        "model": "crnn16",
+        "model": "crnn16-texture",
         "frontend": "logmel32k",
         "dropout": 0.3,
         "epochs": 160,

@@ -17,6 +17,8 @@ N_ROWS = 4
 """Of bands, left to the recurrent layer: so many or a few more, and fewer where the front end gives few bands."""
 N_HIDDEN = 64
 """Of each direction."""
+TEXTURE_SHARE = 0.3
+"""Of the logits, where statistics of the picture have their vote; what is left is the recurrent layer's."""
 
 
 class CRNN(Network):
@@ -35,7 +37,7 @@ class CRNN(Network):
         n_classes: logits.
         dropout: before the last layer; None: 0.5.
         width: channels of the first layer.
-        texture: give the last layer statistics of the picture as well; see `Texture`.
+        texture: in evaluation, let statistics of the picture have their vote too; see `Texture`.
     """
 
     min_frames: ClassVar[int] = 8
@@ -53,22 +55,33 @@ class CRNN(Network):
         pool = max(1, rows // N_ROWS)  # over bands alone: steps of 0.19 s with logmel44k
         self.blocks = nn.Sequential(_stem(a), _block(a, b, (2, 2)), _block(b, c, (2, 2)), _block(c, d, (pool, 1)))
         self.gru = _Gru(d * (rows // pool), N_HIDDEN, batch_first=True, bidirectional=True)
-        self.texture = Texture(n_mels) if texture else None
+        self.texture = Texture(n_mels, n_classes) if texture else None
         self.dropout = nn.Dropout(0.5 if dropout is None else dropout)
-        self.classifier = nn.Linear(2 * N_HIDDEN + (self.texture.n_features if self.texture else 0), n_classes)
+        self.classifier = nn.Linear(2 * N_HIDDEN, n_classes)
 
     def embed(self, log_mel: torch.Tensor) -> torch.Tensor:
         pictures = self.standardise(log_mel)
         features = self.blocks(pictures).flatten(1, 2)  # [B, channels × rows, T']
         steps = self.gru(features.transpose(1, 2))
         events = steps.mean(1) + steps.amax(1)
-        return events if self.texture is None else torch.cat([events, self.texture(pictures[:, 0])], dim=1)
+        if self.texture is None or self.training:
+            return events
+        return torch.cat([events, self.texture(pictures.squeeze(1))], dim=1)
 
     def classify(self, embedding: torch.Tensor) -> torch.Tensor:
-        return self.classifier(self.dropout(embedding))
+        events = embedding[:, : 2 * N_HIDDEN]
+        logits = self.classifier(self.dropout(events))
+        if self.texture is None or self.training:
+            return logits
+        return torch.lerp(logits, self.texture.vote(embedding[:, 2 * N_HIDDEN :]), TEXTURE_SHARE)
 
     def stages(self) -> Sequence[nn.Module]:
-        return *self.blocks, self.gru, *([] if self.texture is None else [self.texture])
+        return *self.blocks, self.gru
+
+    def replace_head(self, n_classes: int) -> None:
+        super().replace_head(n_classes)
+        if self.texture is not None:
+            self.texture.forget(n_classes)
 
 
 class _Gru(nn.GRU):

@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from audioclf.models.texture import Texture
+
 
 @torch.jit.script_if_tracing  # the trace of a short segment must not pad a long one
 def at_least(n_frames: int, log_mel: torch.Tensor) -> torch.Tensor:
@@ -28,11 +30,13 @@ class Network(nn.Module):
             of any length whole.
         min_frames: that its pooling takes at least; a shorter segment goes on with its last frame.
         head: the name of its last layer, an nn.Linear that gives the logits.
+        texture: statistics of the picture that have a vote in evaluation, if the network has them.
     """
 
     patch_frames: ClassVar[int | None] = None
     min_frames: ClassVar[int] = 1
     head: ClassVar[str]
+    texture: Texture | None = None
 
     mean: torch.Tensor
     std: torch.Tensor

@@ -21,45 +21,61 @@ MOST = 5.0
 
 
 class Texture(nn.Module):
-    """[B, M, T] standardised pictures, of any length, to [B, n_features] standardised statistics.
+    """[B, M, T] standardised pictures, of any length, to [B, n_features] standardised statistics, and these to logits.
 
-    Over the frames of each band, less those of digital silence: deviation, skewness and kurtosis, and the power of its
-    modulation in ten bands of modulation frequency. Over groups of bands: how far the strongest modulation frequency
-    stands out in each of these ten, and the correlation of every two groups. Means are left out: they say more of the
-    recorder than of the sound. Then a batch norm, since statistics are of many scales.
+    Over the frames of each band, less digital silence around them: deviation, skewness and kurtosis, and the power of
+    its modulation in ten bands of modulation frequency. Over groups of bands: how far the strongest modulation
+    frequency stands out in each of these ten, and the correlation of every two groups. Means are left out: they say
+    more of the recorder than of the sound.
 
     The choice of statistics follows J. McDermott & E. Simoncelli, "Sound Texture Perception via Statistics of the
     Auditory Periphery" (2011), Neuron 71.
 
     Args:
         n_bands: of the pictures, N_GROUPS or more.
+        n_classes: logits.
 
     Attributes:
-        n_features: that it gives.
+        n_features: statistics of a picture.
+        mean, std: [n_features] of the training clips.
+        weight, bias: [n_classes, n_features] and [n_classes]: see `texture_vote.fit`. No gradient moves them.
     """
 
     kernels: torch.Tensor
     groups: torch.Tensor
     pairs: torch.Tensor
+    mean: torch.Tensor
+    std: torch.Tensor
+    weight: torch.Tensor
+    bias: torch.Tensor
 
-    def __init__(self, n_bands: int):
+    def __init__(self, n_bands: int, n_classes: int):
         super().__init__()
         self.register_buffer("kernels", _fourier_kernels(), persistent=False)
         self.register_buffer("groups", _grouping(n_bands), persistent=False)
         self.register_buffer("pairs", torch.triu_indices(N_GROUPS, N_GROUPS, offset=1), persistent=False)
         n_modulations = len(EDGES) - 1
         self.n_features = n_bands * (3 + n_modulations) + N_GROUPS * n_modulations + self.pairs.shape[1]
-        self.norm = nn.BatchNorm1d(self.n_features)
+        self.register_buffer("mean", torch.zeros(self.n_features))
+        self.register_buffer("std", torch.ones(self.n_features))
+        self.forget(n_classes)
+
+    def forget(self, n_classes: int) -> None:
+        """Vote for none of so many classes."""
+        self.register_buffer("weight", self.mean.new_zeros(n_classes, self.n_features))
+        self.register_buffer("bias", self.mean.new_zeros(n_classes))
 
     def forward(self, pictures: torch.Tensor) -> torch.Tensor:
-        with torch.no_grad(), torch.autocast(pictures.device.type, enabled=False):  # fourth powers want float32
-            found = self.statistics(pictures.float()).reshape(-1, self.n_features)  # a width that exporters know
-        if self.training and len(found) <= 1:  # one row has no deviation
-            norm = self.norm
-            found = F.batch_norm(found, norm.running_mean, norm.running_var, norm.weight, norm.bias)
-        else:
-            found = self.norm(found)
-        return found.clamp(-MOST, MOST)
+        with torch.autocast(pictures.device.type, enabled=False):  # fourth powers want float32
+            return self.standardise(self.statistics(pictures.float()))
+
+    def standardise(self, statistics: torch.Tensor) -> torch.Tensor:
+        """[B, n_features], each as deviations from its mean."""
+        return ((statistics - self.mean) / self.std).clamp(-MOST, MOST)
+
+    def vote(self, standardised: torch.Tensor) -> torch.Tensor:
+        """[B, n_features] to logits [B, n_classes]."""
+        return F.linear(standardised, self.weight, self.bias)
 
     def statistics(self, pictures: torch.Tensor) -> torch.Tensor:
         """[B, n_features] before they are standardised."""
@@ -102,13 +118,17 @@ class Texture(nn.Module):
 
 
 def _sounding(pictures: torch.Tensor) -> torch.Tensor:
-    """[B, 1, T] weights of frames, 1 on average: 0 where all bands are at their lowest at once, as in digital silence.
+    """[B, 1, T] weights of frames, 1 on average: 0 before the first and after the last that is not digital silence,
+    where all bands are at their lowest at once.
 
     So a call in a file filled up with zeros has the statistics of the call.
     """
     lowest = pictures.amin(dim=2, keepdim=True)
     heard = ((pictures - lowest).amax(dim=1, keepdim=True) > 1e-3).to(pictures.dtype)
-    return heard / heard.mean(dim=2, keepdim=True).clamp(min=0.02)
+    so_far = heard.cumsum(2)
+    left = so_far[:, :, -1:] - so_far + heard
+    within = ((so_far > 0) & (left > 0)).to(pictures.dtype)
+    return within / within.mean(dim=2, keepdim=True).clamp(min=0.02)
 
 
 def _fourier_kernels() -> torch.Tensor:

@@ -136,7 +136,7 @@ def test_a_recipe_sets_flags_and_those_given_beside_it_win(monkeypatch: pytest.M
         sys, "argv", [*argv[:5], "--recipe", "scratch-small", "--schedule", "cosine", "--warmup-epochs", "2"]
     )
     assert cli.run(config.TrainConfig, "train", None) == 0
-    assert (seen[2].model, seen[2].schedule, seen[2].warmup_epochs) == ("crnn16", "cosine", 2)
+    assert (seen[2].model, seen[2].schedule, seen[2].warmup_epochs) == ("crnn16-texture", "cosine", 2)
     monkeypatch.setattr(sys, "argv", [*argv[:5], "--recipe", "finetune", "--recipe=probe"])
     assert cli.run(config.TrainConfig, "train", None) == 0
     assert (seen[3].recipe, seen[3].freeze) == ("probe", "backbone")
