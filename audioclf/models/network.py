@@ -36,7 +36,6 @@ class Network(nn.Module):
     patch_frames: ClassVar[int | None] = None
     min_frames: ClassVar[int] = 1
     head: ClassVar[str]
-    texture: Texture | None = None
 
     mean: torch.Tensor
     std: torch.Tensor
@@ -45,6 +44,7 @@ class Network(nn.Module):
         super().__init__()
         self.register_buffer("mean", torch.zeros(n_mels, 1))
         self.register_buffer("std", torch.ones(n_mels, 1))
+        self.texture: Texture | None = None  # not as an attribute of the class, which would hide the module
 
     @property
     def n_classes(self) -> int:
