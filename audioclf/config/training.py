@@ -18,8 +18,8 @@ class Training:
     recipe: str | None = None
     """Preset of the flags below, which other flags change: scratch-small, finetune or probe; see README."""
     model: str | None = None
-    """Network: sbcnn, crnn (crnnNN: of NN channels in its first layer, not 24; crnnNN-texture: with statistics of the
-    picture beside it), cnn6, cnn10, cnn14, mobilenetv1, mobilenetv2, mn04, mn10 (any mnNN of a width NN/10) or
+    """Network: sbcnn, crnn (crnnNN: of NN channels in its first layer, not 24; crnnNN-texture: and a vote of statistics
+    of the picture), cnn6, cnn10, cnn14, mobilenetv1, mobilenetv2, mn04, mn10 (any mnNN of a width NN/10) or
     timm:NAME; default: that of --init, else sbcnn."""
     init: str | None = None
     """Weights to start from: a published network (mn04, or mn04:FILE), or a checkpoint directory; made with the same

@@ -317,7 +317,8 @@ def test_any_of_a_clips_labels_is_a_hit() -> None:
     assert trainer_of(data, vocabulary, how, 0, network).epoch(0)[1] == 4
 
 
-def test_streamed_rows_train_as_those_in_memory(tmp_path: Path) -> None:
+@pytest.mark.parametrize("model", ["sbcnn", "crnn8-texture"])
+def test_streamed_rows_train_as_those_in_memory(tmp_path: Path, model: str) -> None:
     """In windows that hold all rows, with row groups of two, copies and weights: the same weights in the end."""
     data = examples(12)
     with (
@@ -333,7 +334,7 @@ def test_streamed_rows_train_as_those_in_memory(tmp_path: Path) -> None:
             writer.add(row, picture.astype(np.float32))
         writer.finish({})
     index = read_index([str(tmp_path)], copies=True)
-    how, weights = Training(epochs=2, batch_size=3, mixup_alpha=0.5), np.tile([1.0, 0.5, 2.0], 4)
+    how, weights = Training(model=model, epochs=2, batch_size=3, mixup_alpha=0.5), np.tile([1.0, 0.5, 2.0], 4)
     ends = []
     for rows in (MemoryRows(index.load()), StreamedRows(index, 1 << 30)):
         network = training.build_network(how, rows, TRIO, 0, SPEC)
