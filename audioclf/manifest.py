@@ -1,6 +1,7 @@
 """The manifest: a Parquet file with one row a clip."""
 
 import functools
+import socket
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -13,7 +14,7 @@ import pyarrow.parquet as pq
 import xxhash
 
 from audioclf import schema, storage
-from audioclf.errors import ClipError, ConfigError, SchemaError, StorageError
+from audioclf.errors import ChangedClipError, ClipError, ConfigError, SchemaError, StorageError
 
 ROW_GROUP_ROWS = 4096
 """A worker reads the row groups its unit lies in: small ones cost it little, many make a long footer."""
@@ -167,8 +168,8 @@ def read(uri: str, columns: list[str] | None = None) -> ManifestFile:
         with storage.open_ranged(uri, block_bytes=READ_BYTES) as opened:
             file = pq.ParquetFile(opened)
             _check_schema(uri, file.schema_arrow)
-            digest, table = _read(file, columns or schema.MANIFEST.names)
-            return ManifestFile(uri, digest, table, storage.etag_of(opened))
+            etag = storage.etag_of(opened)  # before: of a file rewritten meanwhile, workers read none
+            return ManifestFile(uri, *_read(file, columns or schema.MANIFEST.names), etag)
     except ClipError as error:
         raise ConfigError(f"{storage.display(uri)}: {error.message}; make it with jobs/manifest.py") from error
     except pa.ArrowInvalid as error:
@@ -228,14 +229,19 @@ class SliceReader:
         """Rows [start, stop) as dictionaries.
 
         Raises:
-            StorageError: the manifest is gone or is another file by now.
+            StorageError: the manifest is another file by now, or can't be read here.
         """
         try:
             return self._rows(start, stop)
-        except ClipError as error:
+        except ChangedClipError as error:
             raise StorageError(
                 f"{storage.display(self._uri)}: no longer the manifest that this job was planned from "
                 f"({error.message}); run the same command again"
+            ) from error
+        except ClipError as error:
+            raise StorageError(
+                f"{storage.display(self._uri)}: the manifest can't be read on {socket.gethostname()}: {error.message}; "
+                "put it where all nodes see it"
             ) from error
 
     @functools.cached_property

@@ -4,7 +4,7 @@ A linear classifier, whose best weights are found at once. Learning from the cro
 step it would learn less: statistics of half a mixture are not half of its statistics.
 """
 
-from collections.abc import Iterator
+import contextlib
 
 import numpy as np
 import torch
@@ -16,55 +16,67 @@ from audioclf.config import Training
 from audioclf.labels import Vocabulary
 from audioclf.models import Network
 from audioclf.models.texture import Texture
+from audioclf.sampling import RowDraw, balanced_weights, draw_segments
 from audioclf.torch_front_end import TorchFrontEnd, to_waveforms
 from audioclf.training_input import as_tensor
-from audioclf.training_rows import Rows
+from audioclf.training_rows import Rows, Share
 
-MOST_ROWS = 4096
-"""Of which statistics are taken, at each of the speeds: 100 MB."""
-N_SPEEDS = 5
-"""At which waveforms are heard where --speed changes them, evenly from the slowest to the fastest."""
+MOST_SEGMENTS = 4096
+"""Of which statistics are taken; of more, so many are drawn, rare classes as often as common ones."""
+ROUNDS = 5
+"""Of the segments: at speeds evenly from the slowest to the fastest, where --speed changes them, and with other
+copies, where there are any."""
+BATCH_SEGMENTS = 16
+"""Of ten seconds, their modulation spectra take 150 MB."""
 STRENGTH = 3.0
-"""Of the L2 penalty, against the loss summed over rows: of the more of them, the less it weighs."""
-STEPS = 100
+"""Of the L2 penalty, against the loss summed over segments: of the more of them, the less it weighs."""
+STEPS, HISTORY = 100, 10
+"""Of L-BFGS."""
 
 
-def fit(network: Network, rows: Rows, vocabulary: Vocabulary, training: Training, spec: FrontEnd) -> None:
-    """Let a network's texture learn its vote from rows as they are, and at other speeds; nothing is drawn.
+def fit(
+    network: Network, rows: Rows, row_weights: np.ndarray, vocabulary: Vocabulary, training: Training, spec: FrontEnd
+) -> None:
+    """Let a network's texture learn its vote from segments as they are, and at other speeds.
 
     Args:
         network: that has a texture, and standardises its input already.
         rows: to learn from.
+        row_weights: [N] how often a row is taken, against the other rows of its segment.
         vocabulary: of their labels.
-        training: whose speed counts.
+        training: whose speed and sampling count.
         spec: the network's front end.
     """
     texture = network.texture
     assert texture is not None
-    sample = rows.sample(MOST_ROWS, np.random.default_rng(0))
-    sample = sample[np.linspace(0, len(sample) - 1, min(len(sample), MOST_ROWS)).astype(np.int64)]
+    rng = np.random.default_rng(0)
+    draw = RowDraw(rows.columns["clip_id"], rows.columns["segment_index"], row_weights)
+    segments = np.arange(len(draw))
+    if training.sampling == "balanced" or len(draw) > MOST_SEGMENTS:
+        segments = draw_segments(balanced_weights(rows.columns["labels"], draw.first_rows), rng)[:MOST_SEGMENTS]
+    front_end = TorchFrontEnd(spec) if isinstance(rows.front_end, Pcm) else None
+    changed = training.speed != 1 or len(rows) > len(draw)
     statistics, targets = [], []
-    with torch.no_grad():
-        for some, pictures in _pictures(rows, sample, training, spec):
-            statistics.append(texture.statistics(network.standardise(pictures).squeeze(1)))
-            targets.append(torch.from_numpy(vocabulary.targets(rows.labels(some))))
-    _fit(texture, torch.cat(statistics), torch.cat(targets), vocabulary.multi_label, STRENGTH / len(sample))
+    for speed in np.geomspace(1 / training.speed, training.speed, ROUNDS) if changed else (1.0,):
+        drawn = draw.draw(rng.random(len(segments)), segments)
+        plan = rows.plan(drawn, BATCH_SEGMENTS, Share(), rng)
+        batches = [drawn[mine] for mine in plan.mine]
+        with contextlib.closing(rows.batches(batches)) as read, torch.no_grad():
+            for some, stored in zip(batches, read, strict=True):
+                pictures = _pictures(as_tensor(stored), front_end, float(speed))
+                statistics.append(texture.statistics(network.standardise(pictures).squeeze(1)))
+                targets.append(torch.from_numpy(vocabulary.targets(rows.labels(some))))
+    _fit(texture, torch.cat(statistics), torch.cat(targets), vocabulary.multi_label, STRENGTH / len(segments))
 
 
-def _pictures(
-    rows: Rows, sample: np.ndarray, training: Training, spec: FrontEnd
-) -> Iterator[tuple[np.ndarray, torch.Tensor]]:
-    """Indices of some rows and their pictures [B, M, T], once for each speed."""
-    batches = np.array_split(sample, -(-len(sample) // 64))
-    front_end = TorchFrontEnd(spec)
-    for some, stored in zip(batches, rows.batches(batches), strict=True):
-        if not isinstance(rows.front_end, Pcm):
-            yield some, as_tensor(stored).float()
-            continue
-        heard = to_waveforms(as_tensor(stored))[:, None]
-        for speed in np.geomspace(1 / training.speed, training.speed, N_SPEEDS) if training.speed != 1 else (1.0,):
-            played = F.interpolate(heard, round(heard.shape[2] / speed), mode="linear", align_corners=True)
-            yield some, front_end(played.squeeze(1))
+def _pictures(stored: torch.Tensor, front_end: TorchFrontEnd | None, speed: float) -> torch.Tensor:
+    """[B, M, T] float32 of what shards hold: pictures, or waveforms that are played at a speed."""
+    if front_end is None:
+        return stored.float()
+    heard = to_waveforms(stored)[:, None]
+    if speed != 1:
+        heard = F.interpolate(heard, round(heard.shape[2] / speed), mode="linear", align_corners=True)
+    return front_end(heard.squeeze(1))
 
 
 def _fit(texture: Texture, statistics: torch.Tensor, targets: torch.Tensor, multi_label: bool, penalty: float) -> None:
@@ -74,7 +86,7 @@ def _fit(texture: Texture, statistics: torch.Tensor, targets: torch.Tensor, mult
     standardised = texture.standardise(statistics)
     weight = torch.zeros_like(texture.weight, requires_grad=True)
     bias = torch.zeros_like(texture.bias, requires_grad=True)
-    optimizer = torch.optim.LBFGS([weight, bias], max_iter=STEPS, line_search_fn="strong_wolfe")
+    optimizer = torch.optim.LBFGS([weight, bias], max_iter=STEPS, history_size=HISTORY, line_search_fn="strong_wolfe")
 
     def objective() -> torch.Tensor:
         optimizer.zero_grad()

@@ -194,7 +194,7 @@ def fit(
     start: Checkpoint | None = None,
 ) -> Network:
     """A network trained in this process, in evaluation mode; see `Trainer` and `build_network`."""
-    network = build_network(training, rows, vocabulary, seed, front_end, start)
+    network = build_network(training, rows, vocabulary, seed, front_end, start, row_weights)
     trainer = Trainer(rows, vocabulary, training, seed, network, front_end, row_weights)
     for epoch in range(training.epochs):
         trainer.epoch(epoch)
@@ -208,6 +208,7 @@ def build_network(
     seed: int,
     front_end: FrontEnd,
     start: Checkpoint | None = None,
+    row_weights: np.ndarray | None = None,
 ) -> Network:
     """A network with fresh weights that standardises its input as the rows ask for, or one that goes on from others.
 
@@ -217,7 +218,9 @@ def build_network(
         vocabulary: of their labels.
         seed: of the fresh weights.
         front_end: of its pictures.
-        start: weights to begin with, all but the last layer's where that is for other classes.
+        start: weights to begin with, all but the last layer's where that is for other classes, and all but the vote
+            of texture statistics, which is fitted to these rows in any case.
+        row_weights: [N] see `Trainer`; None: all alike.
 
     Raises:
         CheckpointMismatchError: `start` is another network, or for another front end.
@@ -225,7 +228,8 @@ def build_network(
     seed_everything(seed)
     network = _with_weights(training, rows, vocabulary, front_end, start)
     if network.texture is not None:
-        texture_vote.fit(network, rows, vocabulary, training, front_end)
+        weights = np.ones(len(rows)) if row_weights is None else row_weights
+        texture_vote.fit(network, rows, weights, vocabulary, training, front_end)
     return network
 
 

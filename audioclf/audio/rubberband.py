@@ -32,8 +32,9 @@ more: where the program can't write its whole file, its exit code is 0 all the s
 MEMORY = "/dev/shm"
 """Where Linux keeps files in memory."""
 FREE_BYTES = 256 << 20
-"""With less left there, files lie on disk: containers have 64 MB, which a few workers' files fill. With less left on
-the disk, a file that is not as it should be is put down to that."""
+"""With less left there, files lie on disk: containers have 64 MB, which a few workers' files fill."""
+WORKERS = 8
+"""Whose files a folder is to hold: with less room, a file that is not as it should be is put down to that."""
 
 
 @functools.cache
@@ -88,12 +89,12 @@ def stretch_and_shift(
     try:
         found = _run(scaled, sample_rate, stretch, pitch_semitones, engine, folder)[:length]
     except (subprocess.CalledProcessError, soundfile.LibsndfileError, RuntimeError, OSError) as error:
-        _check_room(folder)
         check.cache_clear()
         check()
+        _check_room(folder, len(scaled) + length)
         raise AugmentError(clip_uri, "augment", f"{what} failed: {error}") from error
     if len(found) < max(1, length - MIN_SAMPLES):
-        _check_room(folder)
+        _check_room(folder, len(scaled) + length)
         raise AugmentError(clip_uri, "augment", f"{what} gave {len(found)} samples where {length} are due")
     np.multiply(found, np.float32(1 / scale), out=whole[: len(found)])
     return whole
@@ -131,11 +132,12 @@ def _folder() -> str:
     return MEMORY if in_memory else tempfile.gettempdir()
 
 
-def _check_room(folder: str) -> None:
-    """Raise StorageError where a folder is as good as full."""
-    if _free_bytes(folder) < FREE_BYTES:
+def _check_room(folder: str, n_samples: int) -> None:
+    """Raise StorageError where a folder can't hold files of so many samples, and those of other workers beside them."""
+    needed = WORKERS * n_samples * np.dtype(np.float32).itemsize
+    if _free_bytes(folder) < needed:
         raise StorageError(
-            f"{folder}: no room for the files that rubberband reads and writes; free {FREE_BYTES >> 20} MB there, or "
+            f"{folder}: no room for the files that rubberband reads and writes; free {needed / 1e6:.0f} MB there, or "
             "name another folder by TMPDIR, and run the same command again"
         )
 

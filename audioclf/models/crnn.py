@@ -60,6 +60,7 @@ class CRNN(Network):
         self.classifier = nn.Linear(2 * N_HIDDEN, n_classes)
 
     def embed(self, log_mel: torch.Tensor) -> torch.Tensor:
+        """[B, M, T] to [B, 128], and in evaluation the texture's statistics after them: training needs none."""
         pictures = self.standardise(log_mel)
         features = self.blocks(pictures).flatten(1, 2)  # [B, channels × rows, T']
         steps = self.gru(features.transpose(1, 2))

@@ -14,6 +14,9 @@ EDGES = (1, 3, 6, 8, 11, 16, 21, 31, 41, 52, 65)
 """Of ten bands of modulation, in bins of that spectrum: 0.4 to 25 Hz with logmel32k."""
 N_GROUPS = 16
 """Of neighbouring bands."""
+PAIRS = np.ravel_multi_index(np.triu_indices(N_GROUPS, 1), (N_GROUPS, N_GROUPS)).tolist()
+"""Of groups, each once: places in their flattened correlations. No buffer: running averages of weights are taken of
+those, and would make other integers of them."""
 LEAST = 0.05
 """Deviation of a band, in those of the training clips, below which it counts as constant."""
 MOST = 5.0
@@ -38,12 +41,12 @@ class Texture(nn.Module):
     Attributes:
         n_features: statistics of a picture.
         mean, std: [n_features] of the training clips.
-        weight, bias: [n_classes, n_features] and [n_classes]: see `texture_vote.fit`. No gradient moves them.
+        weight, bias: [n_classes, n_features] and [n_classes]: of the vote; see `texture_vote.fit`. No gradient moves
+            them.
     """
 
     kernels: torch.Tensor
     groups: torch.Tensor
-    pairs: torch.Tensor
     mean: torch.Tensor
     std: torch.Tensor
     weight: torch.Tensor
@@ -53,9 +56,8 @@ class Texture(nn.Module):
         super().__init__()
         self.register_buffer("kernels", _fourier_kernels(), persistent=False)
         self.register_buffer("groups", _grouping(n_bands), persistent=False)
-        self.register_buffer("pairs", torch.triu_indices(N_GROUPS, N_GROUPS, offset=1), persistent=False)
         n_modulations = len(EDGES) - 1
-        self.n_features = n_bands * (3 + n_modulations) + N_GROUPS * n_modulations + self.pairs.shape[1]
+        self.n_features = n_bands * (3 + n_modulations) + N_GROUPS * n_modulations + len(PAIRS)
         self.register_buffer("mean", torch.zeros(self.n_features))
         self.register_buffer("std", torch.ones(self.n_features))
         self.forget(n_classes)
@@ -97,7 +99,7 @@ class Texture(nn.Module):
                 (kurtosis + 0.1).log(),
                 power.flatten(1),
                 (self.groups @ (peak - power)).flatten(1),
-                correlation[:, self.pairs[0], self.pairs[1]],
+                correlation.flatten(1)[:, PAIRS],
             ],
             dim=1,
         )
@@ -128,7 +130,7 @@ def _sounding(pictures: torch.Tensor) -> torch.Tensor:
     so_far = heard.cumsum(2)
     left = so_far[:, :, -1:] - so_far + heard
     within = ((so_far > 0) & (left > 0)).to(pictures.dtype)
-    return within / within.mean(dim=2, keepdim=True).clamp(min=0.02)
+    return within * pictures.shape[2] / within.sum(dim=2, keepdim=True).clamp(min=1)
 
 
 def _fourier_kernels() -> torch.Tensor:

@@ -210,7 +210,7 @@ def _train_loop(config: dict[str, Any]) -> None:
         workers = f"{share.world_size} of {job.num_workers} workers; " if job.min_workers else ""
         board.say.remote(f"{job.name}: {workers}{words}")
     start, front_end = train_checks.beginning(job.training, rows.front_end)
-    network = training.build_network(job.training, rows, job.vocabulary, job.seed, front_end, start)
+    network = training.build_network(job.training, rows, job.vocabulary, job.seed, front_end, start, weights)
     network = network.to(ray.train.torch.get_device())
     if job.training.amp and not training.has_bfloat16(network.mean.device) and share.rank == 0:
         board.say.remote(f"{job.name}: float32 in spite of --amp: this CPU has no bfloat16 arithmetic")

@@ -53,6 +53,8 @@ def checkpoint_of(name: str, multi_label: bool = False, network: Network | None 
             module.momentum = 1.0
     with torch.no_grad():
         network.train()(segments(network, 8, network.patch_frames or 160))
+    if network.texture is not None:  # which a fresh network hears nothing by
+        network.texture.weight.normal_(std=0.1)
     vocabulary = Vocabulary(NAMES, multi_label, ("/m/1", "/m/2", "/m/3"))
     return Checkpoint(network.eval(), name, spec, vocabulary, spec.duration_s(70), {}, {})
 

@@ -41,7 +41,7 @@ def pictures(name: str, n_frames: int, n: int = 2) -> torch.Tensor:
 def settled(name: str, n_classes: int = 5) -> Network:
     """A network in evaluation mode with the batch statistics of noise: a fresh one's features fade to nothing."""
     network = build(name, n_classes)
-    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d)]
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.momentum = 1.0
@@ -49,6 +49,8 @@ def settled(name: str, n_classes: int = 5) -> Network:
         network.train()(pictures(name, 128 if name == "sbcnn" else 48, 4))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
+    if network.texture is not None:  # which a fresh network hears nothing by
+        network.texture.weight.normal_(std=0.1)
     return network.eval()
 
 

@@ -117,6 +117,18 @@ def test_pictures_of_any_length_and_silence_have_finite_statistics(frames: int) 
         assert found.abs().max() <= texture.MOST
 
 
+@pytest.mark.parametrize("frames", [60, 500])
+def test_a_call_in_a_long_file_has_statistics_of_no_level(frames: int) -> None:
+    """Of four frames, however many of silence there are."""
+    call = np.random.default_rng(0).normal(size=(2, BANDS, 4))
+    call[1] = call[0] + 3
+    filled = np.full((2, BANDS, frames), -20.0)
+    filled[:, :, 10:14] = call
+    deviation = statistics(filled)["deviation"]
+    np.testing.assert_allclose(deviation[1], deviation[0], atol=1e-3)
+    np.testing.assert_allclose(np.exp(deviation[0]), call[0].std(axis=1) + LEAST, rtol=1e-3)
+
+
 def test_gaps_within_a_sound_are_part_of_it() -> None:
     """As those between the ticks of a clock."""
     pictures = sounds()

@@ -2,13 +2,14 @@
 
 import copy
 from dataclasses import replace
+from typing import cast
 
 import numpy as np
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from audioclf import models, texture_vote, training
+from audioclf import models, optimisation, texture_vote, training
 from audioclf.audio.frontend import get_front_end, log_mel
 from audioclf.audio.pcm import get_any_front_end
 from audioclf.checkpoint import Checkpoint
@@ -128,12 +129,60 @@ def test_it_learns_anew_for_other_classes() -> None:
     assert torch.equal(texture_of(start.network).weight, before.weight)
 
 
-def test_of_very_many_rows_some_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(texture_vote, "MOST_ROWS", 12)
+def test_for_the_same_classes_it_learns_anew_too() -> None:
     data = examples()
+    start = Checkpoint(network_of(data).eval(), "crnn8-texture", SPEC, TRIO, 3.0, {}, {})
+    turned = Examples(SPEC, data.pictures[::-1].copy(), data.valid_frames, data.columns)
+    network = training.build_network(replace(HOW, init="x"), MemoryRows(turned), TRIO, 0, SPEC, start)
+    found = standardised(network, turned.pictures)
+    assert (texture_of(network).vote(found).argmax(1) == torch.arange(30) % 3).all()
+
+
+def test_of_very_many_segments_rare_classes_are_heard_as_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though they come last, as folders do."""
+    monkeypatch.setattr(texture_vote, "MOST_SEGMENTS", 24)
+    by_class = np.concatenate([np.arange(0, 180, 3), np.arange(1, 181, 3), np.arange(2, 12, 3)])
+    data = examples(180)
+    columns = {name: [values[i] for i in by_class] for name, values in data.columns.items()}
+    few = Examples(SPEC, data.pictures[by_class], data.valid_frames[by_class], columns)
+    network = network_of(few)
+    votes = texture_of(network).vote(standardised(network, few.pictures)).argmax(1)
+    assert (votes[-4:] == 2).float().mean() >= 0.75
+    assert (votes[:120] == torch.arange(2).repeat_interleave(60)).float().mean() > 0.7
+
+
+def test_more_copies_of_one_class_weigh_no_more() -> None:
+    data = examples()
+    rows = np.array([i for i in range(30) for _ in range(9 if i % 3 == 0 else 1)])
+    columns = {name: [values[i] for i in rows] for name, values in data.columns.items()}
+    copies = Examples(SPEC, data.pictures[rows], data.valid_frames[rows], columns)
+    plain, more = network_of(data), network_of(copies)
+    for network in (plain, more):  # of clips to learn from, the mean vote is how often each class comes
+        votes = texture_of(network).vote(standardised(network, data.pictures)).softmax(1)
+        np.testing.assert_allclose(votes.mean(0), 1 / 3, atol=0.02)
+
+
+def test_rows_of_weight_0_are_not_heard() -> None:
+    data = examples()
+    spoiled = data.pictures.copy()
+    spoiled[1::2] = np.nan
+    columns = {
+        **data.columns,
+        "clip_id": [str(i // 2) for i in range(30)],
+        "labels": [["abc"[i // 2 % 3]] for i in range(30)],
+    }
+    rows, weights = MemoryRows(Examples(SPEC, spoiled, data.valid_frames, columns)), np.tile([1.0, 0.0], 15)
     network = network_of(data)
-    few = np.linspace(0, 29, 12).astype(int)
-    statistics = texture_of(network).statistics(
-        network.standardise(torch.from_numpy(data.pictures[few].astype(np.float32)))[:, 0]
-    )
-    torch.testing.assert_close(texture_of(network).mean, statistics.mean(0), atol=1e-3, rtol=1e-3)
+    texture_vote.fit(network, rows, weights, TRIO, HOW, SPEC)
+    assert texture_of(network).weight.isfinite().all()
+    assert texture_of(network).weight.abs().max() > 0
+
+
+def test_a_running_average_of_weights_leaves_it_as_it_is() -> None:
+    data = examples()
+    network = network_of(data).train()
+    average = optimisation.averaged(network, 0.9)
+    for _ in range(3):
+        average.update_parameters(network)
+    averaged = cast(models.Network, average.module)
+    assert torch.equal(standardised(averaged, data.pictures), standardised(network, data.pictures))

@@ -341,7 +341,9 @@ def test_streamed_rows_train_as_those_in_memory(tmp_path: Path, model: str) -> N
         trainer = training.Trainer(rows, TRIO, how, 0, network, SPEC, weights)
         ends.append(([trainer.epoch(0), trainer.epoch(1)], trainer.trained().state_dict()))
     assert ends[0][0] == ends[1][0]
-    assert all(torch.equal(value, ends[1][1][name]) for name, value in ends[0][1].items())
+    for name, value in ends[0][1].items():  # statistics are summed in the order that rows are read in
+        tolerance = 1e-3 if name.startswith("texture.") else 0.0
+        torch.testing.assert_close(value, ends[1][1][name], atol=tolerance, rtol=tolerance)
 
 
 def test_weights_to_start_from_keep_all_but_a_head_for_other_classes() -> None:
