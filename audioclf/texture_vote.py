@@ -56,14 +56,16 @@ def fit(
         segments = draw_segments(balanced_weights(rows.columns["labels"], draw.first_rows), rng)[:MOST_SEGMENTS]
     front_end = TorchFrontEnd(spec) if isinstance(rows.front_end, Pcm) else None
     changed = training.speed != 1 or len(rows) > len(draw)
+    speeds = np.geomspace(1 / training.speed, training.speed, ROUNDS) if changed else np.ones(1)
+    numbers = rng.random((len(speeds), len(segments)))  # all before a plan draws, of which streamed rows draw others
     statistics, targets = [], []
-    for speed in np.geomspace(1 / training.speed, training.speed, ROUNDS) if changed else (1.0,):
-        drawn = draw.draw(rng.random(len(segments)), segments)
+    for speed, which in zip(speeds.tolist(), numbers, strict=True):
+        drawn = draw.draw(which, segments)
         plan = rows.plan(drawn, BATCH_SEGMENTS, Share(), rng)
         batches = [drawn[mine] for mine in plan.mine]
         with contextlib.closing(rows.batches(batches)) as read, torch.no_grad():
             for some, stored in zip(batches, read, strict=True):
-                pictures = _pictures(as_tensor(stored), front_end, float(speed))
+                pictures = _pictures(as_tensor(stored), front_end, speed)
                 statistics.append(texture.statistics(network.standardise(pictures).squeeze(1)))
                 targets.append(torch.from_numpy(vocabulary.targets(rows.labels(some))))
     _fit(texture, torch.cat(statistics), torch.cat(targets), vocabulary.multi_label, STRENGTH / len(segments))
