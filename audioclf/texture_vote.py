@@ -20,6 +20,7 @@ from audioclf.sampling import RowDraw, balanced_weights, draw_segments
 from audioclf.torch_front_end import TorchFrontEnd, to_waveforms
 from audioclf.training_input import as_tensor
 from audioclf.training_rows import Rows, Share
+from audioclf.waveform_augment import played
 
 MOST_SEGMENTS = 4096
 """Of which statistics are taken; of more, so many are drawn, rare classes as often as common ones."""
@@ -75,10 +76,8 @@ def _pictures(stored: torch.Tensor, front_end: TorchFrontEnd | None, speed: floa
     """[B, M, T] float32 of what shards hold: pictures, or waveforms that are played at a speed."""
     if front_end is None:
         return stored.float()
-    heard = to_waveforms(stored)[:, None]
-    if speed != 1:
-        heard = F.interpolate(heard, round(heard.shape[2] / speed), mode="linear", align_corners=True)
-    return front_end(heard.squeeze(1))
+    heard = to_waveforms(stored)
+    return front_end(heard if speed == 1 else played(heard, round(heard.shape[1] / speed)))
 
 
 def _fit(texture: Texture, statistics: torch.Tensor, targets: torch.Tensor, multi_label: bool, penalty: float) -> None:

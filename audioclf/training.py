@@ -236,6 +236,7 @@ def build_network(
 def _with_weights(
     training: Training, rows: Rows, vocabulary: Vocabulary, front_end: FrontEnd, start: Checkpoint | None
 ) -> Network:
+    """Fresh ones, or those of `start`; without the vote of texture statistics."""
     name = model_name(training, start)
     if start is None:
         network = models.build(name, front_end.n_features, len(vocabulary), training.dropout)

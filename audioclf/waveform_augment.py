@@ -110,15 +110,16 @@ def crop(waveforms: torch.Tensor, n_samples: int, speeds: torch.Tensor, where: t
     spans = (speeds * n_samples).round().long()
     starts = first + (where * (end - first - spans)).round().long()
     parts = zip(waveforms, starts.tolist(), spans.tolist(), strict=True)
-    return torch.stack([_played(_part(row, start, span), n_samples) for row, start, span in parts])
+    return torch.cat([played(_part(row, start, span)[None], n_samples) for row, start, span in parts])
 
 
 def _part(row: torch.Tensor, start: int, span: int) -> torch.Tensor:
     return F.pad(row, (-start, start + span - len(row)))  # less than 0: taken away
 
 
-def _played(part: torch.Tensor, n_samples: int) -> torch.Tensor:
-    return F.interpolate(part[None, None], n_samples, mode="linear", align_corners=True)[0, 0]
+def played(waveforms: torch.Tensor, n_samples: int) -> torch.Tensor:
+    """Each of [B, n] so fast that it is n_samples long; values between two samples are on the line between them."""
+    return F.interpolate(waveforms[:, None], n_samples, mode="linear", align_corners=True)[:, 0]
 
 
 FAINTEST = 1e-3

@@ -23,7 +23,7 @@ class Training:
     timm:NAME; default: that of --init, else sbcnn."""
     init: str | None = None
     """Weights to start from: a published network (mn04, or mn04:FILE), or a checkpoint directory; made with the same
-    front end. For other classes its last layer is replaced."""
+    front end. For other classes its last layer is replaced; a -texture network's vote is fitted anew in any case."""
     freeze: Literal["none", "backbone", "head-first", "gradual"] = "none"
     """Layers that keep their weights: none; all but the last (a linear probe); or, for the first --unfreeze-epochs, all
     but the last, and then none (head-first) or one less each time (gradual)."""
