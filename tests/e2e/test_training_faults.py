@@ -31,8 +31,8 @@ def flags(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
     jobs.succeed("manifest", "--input", str(folder / "clips"), "--output", manifest)
     jobs.succeed("extract", "--manifest", manifest, "--output", shards)
     return (
-        "train", "--shards", shards, "--epochs", "25", "--batch-size", "4", "--num-workers", "2",
-        "--mixup-alpha", "0.3", "--roll-s", "0.1", "--ema", "0.9", "--warmup-epochs", "2",
+        "train", "--shards", shards, "--model", "crnn8-texture", "--epochs", "25", "--batch-size", "4",
+        "--num-workers", "2", "--mixup-alpha", "0.3", "--roll-s", "0.1", "--ema", "0.9", "--warmup-epochs", "2",
     )  # fmt: skip
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 from sklearn.metrics import accuracy_score, average_precision_score
 
 from audioclf import checkpoint, shards, storage
@@ -49,6 +50,20 @@ def test_two_workers_see_the_loss_of_one_and_may_be_all_there_is_room_for(
     np.testing.assert_allclose(losses["one"], losses["two"], rtol=2e-3)  # float32 sums in another order, over 10 steps
     assert losses["two"] == losses["elastic"]
     assert "2 of 4 workers" in caplog.text
+
+
+def test_two_workers_fit_the_vote_that_one_fits(extracted: str, tmp_path: Path) -> None:
+    votes = []
+    for workers in (0, 2):
+        output = str(tmp_path / str(workers))
+        how = TrainConfig(shards=(extracted,), output=output, model="crnn8-texture", epochs=1, num_workers=workers)
+        assert train.run(how) == "ok"
+        state = checkpoint.load(checkpoint.find(output)).network.state_dict()
+        votes.append({name: value for name, value in state.items() if name.startswith("texture.")})
+    assert votes[0].keys() == votes[1].keys()
+    assert votes[0]["texture.weight"].any()
+    for name, value in votes[0].items():
+        torch.testing.assert_close(votes[1][name], value, rtol=0, atol=1e-6, msg=name)
 
 
 def test_evaluation_measures_the_held_out_fold_alone(trained: str, extracted: str, tmp_path: Path) -> None:
