@@ -101,19 +101,11 @@ def due(
     Args:
         archive: what there is.
         known: what has been dealt with.
-        min_age_s: since the last modification, so that no recorder is still writing.
-        times: when a recording was made, by its name.
+        min_age_s: since the last modification, so that no recorder is still writing; 0 for a manifest.
+        times: when a recording was made, by its name; None for a manifest.
         limit: take no more than so many; new and changed ones first.
         retry_rejected: those rejected before, too.
-
-    Raises:
-        ConfigError: a manifest tells neither ages nor names.
     """
-    if archive.is_manifest and (min_age_s or times):
-        raise ConfigError(
-            "--min-age-s and --time-regex need a folder or prefix as --input: a manifest has no times of modification, "
-            "and those of recording were found when it was made"
-        )
     new, tried = known.due(archive.table, retry_rejected)
     chosen = new | tried
     young = future = np.zeros(len(chosen), bool)

@@ -71,10 +71,17 @@ class Ledger:
         retried[~new] = again[row[~new]]
         return new, retried
 
-    def listing(self, found: pa.Table) -> "Ledger":
-        """The same with `listed` as a listing of the whole input says; what is gone or has changed stays known."""
-        unchanged = self._unchanged(found)
+    def listing(self, found: pa.Table, whole: bool = True) -> "Ledger":
+        """The same with `listed` as a listing of the input says; what is gone or has changed stays known.
+
+        Args:
+            found: with the columns clip_id, size_bytes and etag.
+            whole: whether it names all there is; of what others don't name, `listed` stays.
+        """
         listed = np.zeros(len(self.table), bool)
+        if not whole:
+            listed |= self.table["listed"].to_numpy() & (_rows_of(self.table["clip_id"], found["clip_id"]) < 0)
+        unchanged = self._unchanged(found)
         listed[unchanged[unchanged >= 0]] = True
         if np.array_equal(listed, self.table["listed"].to_numpy()):
             return self

@@ -8,6 +8,9 @@ from pathlib import Path
 LOST_AND_FOUND = "lost+found"
 """At the top of many file systems, the administrator's and no recorder's."""
 
+_DEAD_ENDS = (errno.ELOOP, errno.ENOTDIR, errno.ENAMETOOLONG)
+"""Of links: to themselves, below a file, to a name that no file can have."""
+
 
 def files(root: str) -> Iterator[tuple[str, os.stat_result]]:
     """Files below a folder. Links are followed, but for those to a folder that they lie in, whether by itself or by
@@ -31,7 +34,7 @@ def files(root: str) -> Iterator[tuple[str, os.stat_result]]:
             continue
         with entries:
             for entry in entries:
-                if entry.name.startswith(".") or (entry.name == LOST_AND_FOUND and folder == root):
+                if entry.name.startswith(".") or (entry.name == LOST_AND_FOUND and _is_top(folder, root)):
                     continue
                 if entry.is_symlink() and _is_lost(entry.path):
                     continue
@@ -53,10 +56,15 @@ def _stat(entry: os.DirEntry[str]) -> os.stat_result | None:
         return None
 
 
+def _is_top(folder: str, root: str) -> bool:
+    """Whether a file system may begin here: where the listing does, and where another disk is mounted."""
+    return folder == root or os.path.ismount(folder)
+
+
 def _is_lost(link: str) -> bool:
-    """Whether a link leads to itself."""
+    """Whether a link leads nowhere, in other ways than to what is not there."""
     try:
         os.stat(link)  # noqa: PTH116
     except OSError as error:
-        return error.errno == errno.ELOOP
+        return error.errno in _DEAD_ENDS
     return False

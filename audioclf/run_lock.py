@@ -142,14 +142,18 @@ class RunLock:
         Raises:
             LockLostError: another run has it, or may have it since no heartbeat could be written.
         """
-        assert self._last_good_s is not None, "not acquired"
-        silent_s = time.clock_gettime(_CLOCK) - self._last_good_s
+        silent_s = self._silent_s()
         if self._lost is None and silent_s > self._holder.expiry_s:
             self._lost = f"no heartbeat could be written for {silent_s:.0f} s, so that another run may have taken over"
         if self._lost is not None:
             raise LockLostError(
                 f"{self._name}: {self._lost}; this run ends. What it has committed stays; run it again later"
             )
+
+    def _silent_s(self) -> float:
+        """Since the last heartbeat that is known to be written."""
+        assert self._last_good_s is not None, "not acquired"
+        return time.clock_gettime(_CLOCK) - self._last_good_s
 
     def acquire(self) -> None:
         """Get the lock, taking it over where its holder is dead or silent. Raises as `hold`."""
@@ -214,6 +218,9 @@ class RunLock:
             holder = None if content is None else Holder.parse(content)
             if content is not None and (holder is None or holder.token != self._holder.token):
                 self._lost = f"taken over by another run: {holder or _UNKNOWN}"
+                return
+            if content is None and self._silent_s() > self._holder.expiry_s:
+                self._lost = "gone after it had expired, so that another run may have taken over, and ended"
                 return
             sent, sent_s = self._holder.to_bytes(), time.clock_gettime(_CLOCK)
             # None: removed by hand, and no other run has come.

@@ -17,7 +17,7 @@ from audioclf.tagging import PARTS
 RUNS = "runs"
 """Folder of a tag output: a run directory for each run."""
 
-RUN_NAME, RUN_PATTERN = "%Y%m%dT%H%M%S.%fZ", re.compile(r"[\dTZ.]+")
+RUN_NAME, RUN_PATTERN = "%Y%m%dT%H%M%S.%fZ", re.compile(r"\d{8}T\d{6}\.\d{6}Z")
 """A run's: when it began, in UTC. Their order is that of time."""
 
 RECORDINGS, EVENTS = "recordings.parquet", "events.parquet"
@@ -25,6 +25,9 @@ RECORDINGS, EVENTS = "recordings.parquet", "events.parquet"
 
 LABELS = "labels"
 """Folder of Audacity's labels."""
+
+ROWS_IN_GROUP = 1 << 16
+"""Of those files. A group a unit would make the ledger of a million units take gigabytes to read."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,10 @@ class TagRun:
         """Whether what its units committed has been brought together."""
         return storage.exists(self.directory.at(RECORDINGS))
 
+    def is_told(self) -> bool:
+        """Whether it is closed, and what it did has been said and written down."""
+        return storage.exists(self.directory.at(rundir.SUMMARY))
+
     def close(self, class_names: Sequence[str], event_gap_s: float, exports: Sequence[str]) -> None:
         """Bring together what units committed: the recordings that are done, their events, the exports.
 
@@ -59,8 +66,8 @@ class TagRun:
         with _parquet(run.at(RECORDINGS), schema.RECORDING) as recordings:
             with _parquet(run.at(EVENTS), schema.EVENT) as found:
                 for parts, tags in _whole_recordings(run, committed):
-                    recordings.write_table(_recordings(parts, class_names))
-                    found.write_table(events.merge(tags, event_gap_s))
+                    recordings.add(_recordings(parts, class_names))
+                    found.add(events.merge(tags, event_gap_s))
             for name in exports:
                 _export(run, committed, name)
 
@@ -83,10 +90,30 @@ def _export(run: RunDirectory, committed: Sequence[str], format_: str) -> None:
     tag_exports.write(found(), format_, run.at(f"events.{format_}"), schema.EVENT)
 
 
+class _ParquetRows:
+    """Adds rows to a Parquet file, ROWS_IN_GROUP or a few more in a group."""
+
+    def __init__(self, writer: pq.ParquetWriter):
+        self._writer, self._waiting, self._n = writer, list[pa.Table](), 0
+
+    def add(self, rows: pa.Table) -> None:
+        self._waiting.append(rows)
+        self._n += len(rows)
+        if self._n >= ROWS_IN_GROUP:
+            self.flush()
+
+    def flush(self) -> None:
+        if self._n:
+            self._writer.write_table(pa.concat_tables(self._waiting).combine_chunks())
+        self._waiting, self._n = [], 0
+
+
 @contextlib.contextmanager
-def _parquet(uri: str, target: pa.Schema) -> Iterator[pq.ParquetWriter]:
+def _parquet(uri: str, target: pa.Schema) -> Iterator[_ParquetRows]:
     with storage.create(uri) as file, pq.ParquetWriter(file, target, compression="zstd") as writer:
-        yield writer
+        rows = _ParquetRows(writer)
+        yield rows
+        rows.flush()
 
 
 def _whole_recordings(run: RunDirectory, committed: Sequence[str]) -> Iterator[tuple[pa.Table, pa.Table]]:

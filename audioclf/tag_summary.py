@@ -64,10 +64,16 @@ def total(run: RunDirectory) -> dict[str, Any]:
 
 
 def read_rejects(run: RunDirectory) -> pa.Table:
-    """The reject rows of a run."""
+    """The reject rows of a closed run: those of recordings that it left partly or wholly rejected.
+
+    A unit whose worker died may have left others, which did not come up again when it was done anew.
+    """
     names = sorted(run.committed(rundir.REJECTS) & run.committed(rundir.DATA))
     tables = read_ahead.each(parquet_files.read, [run.at(rundir.REJECTS, name) for name in names])
-    return pa.concat_tables([schema.REJECT.empty_table(), *tables])
+    rejects = pa.concat_tables([schema.REJECT.empty_table(), *tables])
+    recordings = parquet_files.read(run.at(RECORDINGS), ["clip_id", "status"])
+    not_ok = recordings.filter(pc.field("status") != "ok")["clip_id"]
+    return rejects.filter(pc.field("clip_id").isin(not_ok.combine_chunks()))
 
 
 def _rows(uri: str) -> int:

@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -72,8 +73,17 @@ def run(config: TagConfig) -> str:
 
 
 def _find(config: TagConfig, output: RunDirectory) -> Archive:
-    """The archive; one that has been tagged before may have been emptied since."""
+    """The archive; one that has been tagged before may have been emptied since.
+
+    Raises:
+        ConfigError: it tells neither ages nor names, which are asked for.
+    """
     found = archive.find(config.input, may_be_empty=storage.exists(output.at(*ledger.SNAPSHOT)))
+    if found.is_manifest and (config.min_age_s or config.time_regex):
+        raise ConfigError(
+            "--min-age-s and --time-regex need a folder or prefix as --input: a manifest has no times of modification, "
+            "and those of recording were found when it was made"
+        )
     if not len(found) and not found.is_manifest:
         log.warning("tag: %s is empty: the recordings that were in it are gone, or its disk is not there", config.input)
     return found
@@ -90,34 +100,38 @@ def _tag(
 ) -> str:
     for folder in (ledger.SNAPSHOT[0], NETWORK):
         storage.remove_unfinished(output.at(folder))
-    killed = [one for one in tag_results.runs_of(output) if not one.is_closed()]
-    known = _settle(config, loaded, output, lock)
+    earlier = tag_results.runs_of(output)
+    killed = [one for one in earlier if not one.is_told()]
+    known = _settle(config, loaded, output, lock, killed)
     for one in killed:
         _tell_of_killed(one)
     due = _due(config, settings, found, known)
     status = "ok"
     if len(due.table):
-        directory = RunDirectory(output.at(RUNS, datetime.now(UTC).strftime(RUN_NAME)))
+        name = datetime.now(UTC).strftime(RUN_NAME)
+        directory = RunDirectory(output.at(RUNS, name))
         progress = _process(config, settings, loaded, due.table, output, directory, lock, began)
-        known = _settle(config, loaded, output, lock)
+        known = _settle(config, loaded, output, lock, [TagRun(directory, name)])
         status = _sum_up(config, settings, directory, due, progress)
     else:
         log.info("tag: nothing new")
     lock.check()
-    known = known if found.is_manifest else known.listing(found.table)
-    ledger.write_snapshot(output, known)
-    _remove_old(config.keep_days, output)
+    ledger.write_snapshot(output, known.listing(found.table, whole=not found.is_manifest))
+    if config.keep_days is not None:
+        # Not what was told of only now, or nobody would ever see it.
+        _remove_old(config.keep_days, [one for one in earlier if one not in killed])
     return status
 
 
-def _settle(config: TagConfig, loaded: Checkpoint, output: RunDirectory, lock: RunLock) -> Ledger:
-    """Close the runs that are not, those that were killed among them; the ledger of all."""
+def _settle(
+    config: TagConfig, loaded: Checkpoint, output: RunDirectory, lock: RunLock, ended: Sequence[TagRun]
+) -> Ledger:
+    """Close the runs that have ended, or were killed, if they are not closed yet; the ledger of all."""
     lock.check()  # or a run that has taken over would be closed under way
-    runs = tag_results.runs_of(output)
-    for one in runs:
+    for one in ended:
         if not one.is_closed():
             one.close(loaded.vocabulary.names, config.event_gap_s, config.export)
-    return ledger.read(output, [one.name for one in runs])
+    return ledger.read(output, [one.name for one in tag_results.runs_of(output)])
 
 
 def _due(config: TagConfig, settings: TagSettings, found: Archive, known: Ledger) -> Due:
@@ -293,13 +307,11 @@ def _log_rejects(directory: RunDirectory) -> None:
         log.info("  … and %s more", f"{len(rejects) - MOST_REJECTS_LOGGED:,}")
 
 
-def _remove_old(keep_days: float | None, output: RunDirectory) -> None:
-    """Remove runs that began longer ago; the ledger has what they dealt with."""
-    if keep_days is None:
-        return
+def _remove_old(keep_days: float, runs: Sequence[TagRun]) -> None:
+    """Remove those of some runs that began longer ago; the ledger has what they dealt with."""
     oldest = (datetime.now(UTC) - timedelta(days=keep_days)).strftime(RUN_NAME)
-    for one in tag_results.runs_of(output):
+    for one in runs:
         if one.name < oldest:
             log.info("tag: removing run %s, older than --keep-days %g", one.name, keep_days)
-            storage.remove_all(output.at(RUNS, one.name, rundir.DATA))  # first: without it nothing is left to close
-            storage.remove_all(output.at(RUNS, one.name))
+            storage.remove_all(one.directory.at(rundir.DATA))  # first: without it nothing is left to close
+            storage.remove_all(one.directory.uri)

@@ -110,15 +110,20 @@ def test_a_run_that_was_killed_counts_for_what_it_committed(trained: str, archiv
     last = max((first / "data").iterdir())
     lost = set(pq.read_table(last)["clip_id"].to_pylist())
     last.unlink()
-    assert run(archive, trained, output, **flags) == "ok"
+    first.rename(first.with_name("20200101T000000.000000Z"))
+    assert run(archive, trained, output, **flags, keep_days=30) == "ok"
     second = run_folders(output)[1]
     assert set(pq.read_table(second / "manifest.parquet")["clip_id"].to_pylist()) == lost
     assert rows_of(output).equals(whole)
     assert len(ledger.latest(str(output))) == len(whole)
+    # What it found is there for a night, however long ago it began.
+    assert run(archive, trained, output, **flags, keep_days=30) == "ok"
+    assert run_folders(output) == [second]
 
 
+@pytest.mark.parametrize("closed", [False, True])
 def test_what_a_killed_run_rejected_is_told(
-    trained: str, clips: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    closed: bool, trained: str, clips: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     archive, output = tmp_path / "archive", tmp_path / "tags"
     archive.mkdir()
@@ -127,7 +132,7 @@ def test_what_a_killed_run_rejected_is_told(
     run(archive, trained, output, max_reject_fraction=1.0)
     (first,) = run_folders(output)
     shutil.rmtree(output / "ledger")
-    for name in ("recordings.parquet", "events.parquet", "summary.json", "_SUCCESS"):
+    for name in ("summary.json", "_SUCCESS", *(() if closed else ("recordings.parquet", "events.parquet"))):
         (first / name).unlink()
     (output / "runs" / "notes").mkdir()  # somebody's own folder is no run
     with caplog.at_level(logging.INFO, logger="audioclf"):
@@ -256,6 +261,7 @@ def test_a_manifest_names_the_recordings_as_well(
     require_same(rows_of(tmp_path / "tags"), reference)
     with pytest.raises(ConfigError, match="--min-age-s and --time-regex need a folder"):
         run(path, trained, tmp_path / "other", min_age_s=1)
+    assert not (tmp_path / "other" / "config.json").exists()
 
 
 # --- what is written

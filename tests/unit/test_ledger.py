@@ -11,12 +11,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from audioclf import archive, ledger, parquet_files, rundir, schema, storage, tag_results, tagging
+from audioclf import archive, ledger, parquet_files, rundir, schema, storage, tag_results, tag_summary, tagging
 from audioclf.errors import ConfigError
 from audioclf.recording_times import RecordingTime
 from audioclf.rundir import RunDirectory
 
 NAMES = ("cat", "dog", "rain")
+FIRST, SECOND = "20240101T220000.000000Z", "20240102T220000.000000Z"
 
 
 @pytest.fixture
@@ -69,7 +70,7 @@ def due(known: ledger.Ledger, found: pa.Table, retry_rejected: bool = False) -> 
 
 
 def test_what_is_new_or_changed_is_due_and_rejects_are_not(output: RunDirectory) -> None:
-    unit(output, "1", 0, [part("same"), part("grown"), part("rewritten"), part("broken", status="rejected")], [])
+    unit(output, FIRST, 0, [part("same"), part("grown"), part("rewritten"), part("broken", status="rejected")], [])
     known = ledger.read(output, close_all(output))
     found = listing(("new", 1, "1"), ("rewritten", 1, "2"), ("same", 1, "1"), ("broken", 1, "1"), ("grown", 2, "1"))
     assert due(known, found) == [True, True, False, False, True]
@@ -79,34 +80,34 @@ def test_what_is_new_or_changed_is_due_and_rejects_are_not(output: RunDirectory)
 
 def test_what_was_rejected_for_a_reason_that_may_pass_is_due_again(output: RunDirectory) -> None:
     parts = [part("ok"), part("broken", status="rejected"), part("locked", status="rejected", retry=True)]
-    unit(output, "1", 0, parts, [])
-    unit(output, "1", 1, [long_part(0, [0, 1, 0])], [])
-    unit(output, "1", 2, [long_part(1, [0, 1, 0], status="partial", retry=True)], [])
-    unit(output, "1", 3, [long_part(2, [0, 1, 0])], [])
+    unit(output, FIRST, 0, parts, [])
+    unit(output, FIRST, 1, [long_part(0, [0, 1, 0])], [])
+    unit(output, FIRST, 2, [long_part(1, [0, 1, 0], status="partial", retry=True)], [])
+    unit(output, FIRST, 3, [long_part(2, [0, 1, 0])], [])
     found = listing(*((name, 1, "1") for name in ("long", "locked", "broken", "ok")))
     known = ledger.read(output, close_all(output))
     assert due(known, found) == [True, True, False, False]
     assert due(known, found, retry_rejected=True) == [True, True, True, False]
-    unit(output, "2", 0, [part("locked"), part("long")], [])
+    unit(output, SECOND, 0, [part("locked"), part("long")], [])
     known = ledger.read(output, close_all(output))
     assert due(known, found) == [False] * 4
 
 
 def test_the_ledger_is_its_snapshot_and_the_runs_since(output: RunDirectory) -> None:
-    unit(output, "1", 0, [part("a"), part("b")], [])
+    unit(output, FIRST, 0, [part("a"), part("b")], [])
     ledger.write_snapshot(output, ledger.read(output, close_all(output)))
-    unit(output, "2", 0, [part("a", "2")], [])
-    unit(output, "2", 1, [part("c")], None)  # killed before its commit
+    unit(output, SECOND, 0, [part("a", "2")], [])
+    unit(output, SECOND, 1, [part("c")], None)  # killed before its commit
     both = ledger.read(output, close_all(output))
     rows = {(row["clip_id"], row["etag"], row["run"]) for row in both.table.to_pylist()}
-    assert rows == {("a", "2", "2"), ("b", "1", "1")}
+    assert rows == {("a", "2", SECOND), ("b", "1", FIRST)}
     ledger.write_snapshot(output, both)
-    storage.remove_all(output.at("runs", "1"))  # what was dealt with stays known
+    storage.remove_all(output.at("runs", FIRST))  # what was dealt with stays known
     assert ledger.read(output, close_all(output)).table.equals(both.table)
 
 
 def test_a_snapshot_that_says_the_same_is_not_written_again(output: RunDirectory) -> None:
-    unit(output, "1", 0, [part("a")], [])
+    unit(output, FIRST, 0, [part("a")], [])
     ledger.write_snapshot(output, ledger.read(output, close_all(output)))
     path = storage.local_path(output.at(*ledger.SNAPSHOT))
     assert path is not None
@@ -120,9 +121,13 @@ def test_a_snapshot_that_says_the_same_is_not_written_again(output: RunDirectory
 
 def test_the_latest_tags_are_those_of_files_as_they_are(output: RunDirectory) -> None:
     unit(
-        output, "1", 0, [part("kept"), part("changed"), part("gone")], [tag(i, 0) for i in ("kept", "changed", "gone")]
+        output,
+        FIRST,
+        0,
+        [part("kept"), part("changed"), part("gone")],
+        [tag(i, 0) for i in ("kept", "changed", "gone")],
     )
-    unit(output, "2", 0, [part("changed", "2")], [tag("changed", 0, "cat"), tag("changed", 1, "cat")])
+    unit(output, SECOND, 0, [part("changed", "2")], [tag("changed", 0, "cat"), tag("changed", 1, "cat")])
     known = ledger.read(output, close_all(output))
     ledger.write_snapshot(output, known.listing(listing(("kept", 1, "1"), ("changed", 1, "2"))))
     latest = ledger.latest(output.uri, ["clip_id", "tag", "start_s"])
@@ -137,6 +142,15 @@ def test_the_latest_tags_are_those_of_files_as_they_are(output: RunDirectory) ->
     assert due(back, listing(("gone", 1, "1"))) == [False]  # a file that comes back as it was is not read again
     ledger.write_snapshot(output, back)
     assert set(ledger.latest(output.uri)["clip_id"].to_pylist()) == {"kept", "gone"}
+
+
+def test_a_manifest_says_nothing_of_what_it_does_not_name(output: RunDirectory) -> None:
+    clips = ("kept", "changed", "elsewhere", "gone_before")
+    unit(output, FIRST, 0, [part(clip) for clip in clips], [tag(clip, 0) for clip in clips])
+    known = ledger.read(output, close_all(output))
+    known = known.listing(listing(*((clip, 1, "1") for clip in clips[:3])))
+    ledger.write_snapshot(output, known.listing(listing(("kept", 1, "1"), ("changed", 2, "1")), whole=False))
+    assert set(ledger.latest(output.uri)["clip_id"].to_pylist()) == {"kept", "elsewhere"}
 
 
 def test_no_tags_without_a_run(output: RunDirectory) -> None:
@@ -154,11 +168,11 @@ def long_part(index: int, probability_sum: list[float], **fields: Any) -> dict[s
 
 
 def test_the_parts_of_a_long_recording_become_one(output: RunDirectory) -> None:
-    unit(output, "1", 0, [part("a")], [tag("a", 0)])
-    unit(output, "1", 1, [long_part(0, [0.1, 1.5, 0.4], flags=["silent"])], [tag("long", 0), tag("long", 1)])
-    unit(output, "1", 2, [long_part(1, [1.6, 0.2, 0.2], flags=["clipped"])], [tag("long", 2, "dog", 0.75)])
-    unit(output, "1", 3, [long_part(2, [0.9, 0.0, 0.1], status="partial")], [tag("long", 4)])
-    unit(output, "1", 4, [part("b")], [])
+    unit(output, FIRST, 0, [part("a")], [tag("a", 0)])
+    unit(output, FIRST, 1, [long_part(0, [0.1, 1.5, 0.4], flags=["silent"])], [tag("long", 0), tag("long", 1)])
+    unit(output, FIRST, 2, [long_part(1, [1.6, 0.2, 0.2], flags=["clipped"])], [tag("long", 2, "dog", 0.75)])
+    unit(output, FIRST, 3, [long_part(2, [0.9, 0.0, 0.1], status="partial")], [tag("long", 4)])
+    unit(output, FIRST, 4, [part("b")], [])
     close_all(output)
     rows = {row["clip_id"]: row for row in pq.read_table(_local(output, "recordings.parquet")).to_pylist()}
     assert list(rows) == ["a", "long", "b"]
@@ -172,18 +186,52 @@ def test_the_parts_of_a_long_recording_become_one(output: RunDirectory) -> None:
 
 
 def test_a_long_recording_that_is_not_whole_is_due_again(output: RunDirectory) -> None:
-    unit(output, "1", 0, [long_part(0, [0.1, 1.5, 0.4])], [tag("long", 0)])
-    unit(output, "1", 1, [long_part(1, [0.1, 1.5, 0.4])], [tag("long", 2)])
-    unit(output, "1", 2, [long_part(2, [0.1, 1.5, 0.4])], None)  # killed before its commit
+    unit(output, FIRST, 0, [long_part(0, [0.1, 1.5, 0.4])], [tag("long", 0)])
+    unit(output, FIRST, 1, [long_part(1, [0.1, 1.5, 0.4])], [tag("long", 2)])
+    unit(output, FIRST, 2, [long_part(2, [0.1, 1.5, 0.4])], None)  # killed before its commit
     known = ledger.read(output, close_all(output))
     assert due(known, listing(("long", 1, "1"))) == [True]
     ledger.write_snapshot(output, known)
     assert len(ledger.latest(output.uri)) == 0
 
 
+def test_units_share_row_groups(output: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tag_results, "ROWS_IN_GROUP", 10)
+    for i in range(8):
+        unit(output, FIRST, i, [part(f"{i}-{j}") for j in range(3)], [tag(f"{i}-0", 0)] if i % 2 else [])
+    close_all(output)
+    recordings, events = (pq.ParquetFile(_local(output, name)) for name in ("recordings.parquet", "events.parquet"))
+    groups = [recordings.metadata.row_group(i).num_rows for i in range(recordings.num_row_groups)]
+    assert groups == [12, 12]
+    assert recordings.read()["clip_id"].to_pylist() == [f"{i}-{j}" for i in range(8) for j in range(3)]
+    assert events.read()["clip_id"].to_pylist() == ["1-0", "3-0", "5-0", "7-0"]
+    assert events.num_row_groups == 1
+
+
+def test_what_an_attempt_rejected_before_it_died_is_not_counted(output: RunDirectory) -> None:
+    unit(output, FIRST, 0, [part("a"), part("b", status="rejected")], [])
+    rejects = [
+        {"clip_id": clip, "uri": f"file:///{clip}.wav", "segment_index": None, "copy_index": None, "stage": "fetch",
+         "error": error, "message": "m"}
+        for clip, error in (("a", "MissingClipError"), ("b", "DecodeError"))
+    ]  # fmt: skip
+    uri = output.at("runs", FIRST, rundir.REJECTS, "unit-0000000.parquet")
+    storage.write_bytes(uri, parquet_files.encode(rejects, schema.REJECT))
+    close_all(output)
+    (one,) = tag_results.runs_of(output)
+    assert tag_summary.total(one.directory)["rejects_by_reason"] == {"DecodeError": 1}
+
+
+def test_folders_beside_the_runs_are_none(output: RunDirectory) -> None:
+    unit(output, FIRST, 0, [part("a")], [])
+    for name in ("2023", "notes", "20240101", "T1.5Z"):
+        storage.write_bytes(output.at("runs", name, "notes.txt"), b"mine")
+    assert [one.name for one in tag_results.runs_of(output)] == [FIRST]
+
+
 def test_exports_hold_what_the_run_found(output: RunDirectory) -> None:
-    unit(output, "1", 0, [part("a"), part("b")], [tag("a", 0), tag("a", 1), tag("b", 0, "cat")])
-    unit(output, "1", 1, [part("c", status="rejected")], [])
+    unit(output, FIRST, 0, [part("a"), part("b")], [tag("a", 0), tag("a", 1), tag("b", 0, "cat")])
+    unit(output, FIRST, 1, [part("c", status="rejected")], [])
     (one,) = tag_results.runs_of(output)
     one.close(NAMES, 0.0, ("csv", "jsonl", "audacity"))
     lines = Path(_local(output, "tags.jsonl")).read_text().splitlines()
@@ -197,7 +245,7 @@ def test_exports_hold_what_the_run_found(output: RunDirectory) -> None:
 
 
 def _local(output: RunDirectory, name: str) -> str:
-    path = storage.local_path(output.at("runs", "1", name))
+    path = storage.local_path(output.at("runs", FIRST, name))
     assert path is not None
     return str(path)
 
@@ -248,7 +296,7 @@ def test_a_limit_is_for_what_is_new_before_what_can_t_be_read(tmp_path: Path, ou
     found = archive.find(str(tmp_path))
     ids, etags = found.table["clip_id"].to_pylist(), found.table["etag"].to_pylist()
     locked = [part(ids[i], etags[i], size_bytes=0, status="rejected", retry=True) for i in (0, 1)]
-    unit(output, "1", 0, locked, [])
+    unit(output, FIRST, 0, locked, [])
     known = ledger.read(output, close_all(output))
     for limit, names in ((1, ["c_new"]), (3, ["a_locked", "c_new", "d_new"])):
         due = archive.due(found, known, 0, None, limit)

@@ -341,6 +341,19 @@ def test_a_lock_removed_by_hand_is_written_again(uri: str) -> None:
         assert content_of(uri)["pid"] == os.getpid()
 
 
+def test_a_lock_that_is_gone_after_it_expired_is_lost(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The machine slept; meanwhile another run has taken over and ended."""
+    now_s = 0.0
+    monkeypatch.setattr(run_lock.time, "clock_gettime", lambda _: now_s)
+    with run_lock.hold(uri, "tag") as lock:
+        storage.remove(uri)
+        now_s = 121.0
+        lock.beat()
+        with pytest.raises(LockLostError, match="gone after it had expired"):
+            lock.check()
+    assert not storage.exists(uri)
+
+
 def test_failing_heartbeats_are_borne_until_it_expires(
     remote: str, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -193,6 +193,13 @@ def test_links_to_folders_elsewhere_are_followed(tmp_path: Path) -> None:
     assert [info.path for info in storage.list_files(storage.to_uri(str(tmp_path / "in")))] == ["dog/a.wav"]
 
 
+def test_links_that_lead_nowhere_do_not_stop_a_listing(tmp_path: Path) -> None:
+    (tmp_path / "a.wav").touch()
+    (tmp_path / "below.wav").symlink_to("a.wav/x.wav")
+    (tmp_path / "long.wav").symlink_to("x" * 300)
+    assert [info.path for info in storage.list_files(storage.to_uri(str(tmp_path)))] == ["a.wav"]
+
+
 def test_an_unreadable_folder_stops_the_listing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "closed").mkdir()
     scandir = os.scandir
@@ -219,7 +226,9 @@ def test_what_goes_away_during_a_listing_is_left_out(tmp_path: Path) -> None:
     assert list(listing) == []
 
 
-def test_what_a_file_system_has_recovered_is_not_the_archives(tmp_path: Path, s3_bucket: str) -> None:
+def test_what_a_file_system_has_recovered_is_not_the_archives(
+    tmp_path: Path, s3_bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """In a copy of it in a bucket neither: both list the same."""
     for folder in ("lost+found", "day/lost+found"):
         (tmp_path / folder).mkdir(parents=True)
@@ -227,6 +236,8 @@ def test_what_a_file_system_has_recovered_is_not_the_archives(tmp_path: Path, s3
         boto3.client("s3").put_object(Bucket=s3_bucket, Key=f"in/{folder}/a.wav", Body=b"")
     for root in (storage.to_uri(str(tmp_path)), f"s3://{s3_bucket}/in"):
         assert [info.path for info in storage.list_files(root)] == ["day/lost%2Bfound/a.wav"]
+    monkeypatch.setattr(os.path, "ismount", lambda path: path == str(tmp_path / "day"))
+    assert list(storage.list_files(storage.to_uri(str(tmp_path)))) == []
 
 
 @pytest.mark.parametrize(
