@@ -23,6 +23,9 @@ RATES_HZ = (100, 1_000_000)
 """Lowest and highest sample rate that is believed: beyond them a header is broken, and a second of it would be next to
 nothing or more than a worker holds."""
 
+UNREAD_BYTES, UNREAD_SHARE = 4096, 0.01
+"""Of a file, that may lie behind the end of its sound: some frames of an MP3 that hold the encoder's padding."""
+
 UNKNOWN_FRAMES = 1 << 62
 """libsndfile promises more than this where a stream does not say how long it is."""
 
@@ -121,7 +124,27 @@ class _LibSndFile:
         if len(pcm) < n:
             self._raise_what_the_store_said()
             self.truncated = self._at < self.frames < UNKNOWN_FRAMES
+        if self._at >= self.frames and self._more_follows():
+            raise DecodeError(
+                self._name, "decode", "more sound follows than libsndfile sees (an MP3 that does not say how long it "
+                "is, or several files joined to one); convert the file, as with ffmpeg or sox, or take it apart"
+            )  # fmt: skip
         return pcm
+
+    def _more_follows(self) -> bool:
+        """Whether what the decoder has left unread is sound: libsndfile estimates the length of an MP3 that does not
+        say it, and stops where the first of several Ogg or MP3 files ends."""
+        at = self._file.tell()
+        n_bytes = self._file.seek(0, io.SEEK_END)
+        self._file.seek(at)
+        if n_bytes - at <= max(UNREAD_BYTES, UNREAD_SHARE * n_bytes):
+            return False
+        begin = self._file.read(UNREAD_BYTES)
+        self._file.seek(at)
+        if self._sound.format == "OGG":
+            return b"OggS" in begin
+        is_frame = begin[0] == 0xFF and begin[1] >= 0xE0
+        return self._sound.format == "MP3" and (is_frame or begin.startswith(b"ID3"))
 
     def _raise_what_the_store_said(self) -> None:
         """libsndfile takes an exception of the file it reads for the file's end; the file raises it again."""

@@ -116,6 +116,44 @@ def test_damage_is_an_error_of_what_can_no_longer_be_read() -> None:
             recording.read(20_000, 80_000)
 
 
+def as_mp3(seconds: float, bitrate_mode: str) -> bytes:
+    """Fainter and fainter, so that a variable bit rate varies."""
+    sound = noise(round(seconds * 32_000), 1)
+    buffer = io.BytesIO()
+    soundfile.write(buffer, sound * np.linspace(1, 0.001, len(sound))[:, None] ** 2, 32_000, format="MP3",
+                    subtype="MPEG_LAYER_III", bitrate_mode=bitrate_mode, compression_level=0.5)  # fmt: skip
+    return buffer.getvalue()
+
+
+def without_length(mp3: bytes) -> bytes:
+    """Without its first frame, which says how many follow."""
+    return mp3[mp3.index(mp3[:2], 4) :]
+
+
+@pytest.mark.parametrize("seconds", [0.05, 0.5, 2.0, 9.7])
+@pytest.mark.parametrize("bitrate_mode", ["CONSTANT", "VARIABLE"])
+def test_an_mp3_is_read_to_its_end(seconds: float, bitrate_mode: str) -> None:
+    data = as_mp3(seconds, bitrate_mode)
+    for tagged in (data, data + b"TAG" + bytes(125), data + b"APETAGEX" + bytes(20_000)):
+        assert len(whole(tagged)) == round(seconds * 32_000)
+
+
+@pytest.mark.parametrize("second", ["mp3", "mp3 without length", "mp3 with tags", "ogg"])
+def test_sound_that_the_decoder_does_not_see_is_an_error(second: str) -> None:
+    ogg, mp3 = encoded(noise(100_000, 1), kind=("OGG", "VORBIS")), as_mp3(5, "CONSTANT")
+    data = {
+        "mp3": 2 * mp3,
+        "mp3 without length": without_length(as_mp3(10, "VARIABLE")),
+        "mp3 with tags": mp3 + b"ID3\x03" + bytes(5) + b"\x0a" + bytes(10) + mp3,
+        "ogg": 2 * ogg,
+    }[second]
+    with Recording(io.BytesIO(data), "x") as recording:
+        assert recording.promised_frames > 32_000
+        recording.read(0, 16_000)
+        with pytest.raises(DecodeError, match="more sound follows"):
+            recording.read(16_000, 1 << 40)
+
+
 @pytest.mark.parametrize("rate", [1, 99, 1_000_001, 4_000_000_000])
 def test_a_rate_that_is_no_sounds_is_not_believed(rate: int) -> None:
     content = bytearray(encoded(np.zeros(100)))
