@@ -118,9 +118,12 @@ def _no_match(flag: str, pattern: str | None, path: str) -> ConfigError:
 
 def _integer(text: str, where: str, what: str) -> int:
     try:
-        return int(text)
+        value = int(text)
     except ValueError as error:
         raise ConfigError(f"{where}: {what!r}: {text!r} is not a whole number") from error
+    if abs(value) >= 1 << 31:
+        raise ConfigError(f"{where}: {what!r}: {text!r} is too large")
+    return value
 
 
 # --- Layouts: from a listing, and a metadata file for some, to clips
@@ -225,14 +228,17 @@ def from_csv(files: Iterable[FileInfo], metadata: str | Iterable[Row], name: str
             raise ConfigError(f"{where}: {named} is not an audio file below --input")
         if "labels" not in row:
             raise ConfigError(f"{name}: no column 'labels'; it has {', '.join(row)}")
+        start_s, end_s = _seconds(row.get("start_s"), where), _seconds(row.get("end_s"), where)
+        if end_s is not None and end_s <= (start_s or 0):
+            raise ConfigError(f"{where}: end_s {row['end_s']} is not after start_s {row.get('start_s') or 0}")
         clips.append(
             make_clip(
                 info,
                 labels=tuple(label.strip() for label in row["labels"].split(";") if label.strip()),
                 fold=_integer(row["fold"], where, "fold") if row.get("fold") else None,
                 source_id=row.get("source_id") or "",
-                start_s=_seconds(row.get("start_s"), where),
-                end_s=_seconds(row.get("end_s"), where),
+                start_s=start_s,
+                end_s=end_s,
             )
         )
     return clips

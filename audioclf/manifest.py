@@ -50,6 +50,11 @@ class Clip:
     modified_s: float | None = None
     """Seconds since 1970; known from a listing, not kept in the file."""
 
+    @property
+    def is_part(self) -> bool:
+        """Of a file that may have others."""
+        return self.start_s is not None or self.end_s is not None
+
 
 def clip_id(path: str, start_s: float | None = None, end_s: float | None = None) -> str:
     """A stable id from the path below the input: the same in a folder and in a bucket."""
@@ -78,7 +83,8 @@ def check(clips: pa.Table) -> None:
         here, there = (_row(clips, int(row)) for row in (crossing[0], first[crossing[0]]))
         raise ConfigError(
             f"{storage.display(here['uri'])}: is in fold {here['fold']}, and another clip of its source "
-            f"{here['source_id']!r} in fold {there['fold']}: sources must not cross folds"
+            f"{here['source_id']!r} in fold {there['fold']}: sources must not cross folds; parts of one file are of "
+            "one source, unless a source_id says otherwise"
         )
 
 
@@ -106,16 +112,20 @@ def with_column(clips: pa.Table, name: str, values: pa.Array) -> pa.Table:
 
 
 def to_table(clips: Iterable[Clip]) -> pa.Table:
-    """The manifest's rows; a clip without a source is a source of its own."""
+    """The manifest's rows; a clip without a source is a source of its own, a part of a file that file's."""
     clips = list(clips)
     columns = {
         field.name: _array([getattr(clip, field.name) for clip in clips], field.type) for field in schema.MANIFEST
     }
-    if any(clip.source_id for clip in clips):
-        columns["source_id"] = pa.array([clip.source_id or clip.clip_id for clip in clips])
+    if any(clip.source_id or clip.is_part for clip in clips):
+        columns["source_id"] = pa.array([clip.source_id or _own_source(clip) for clip in clips])
     else:
         columns["source_id"] = columns["clip_id"]
     return pa.table(columns, schema=schema.MANIFEST)
+
+
+def _own_source(clip: Clip) -> str:
+    return clip_id(clip.path or clip.uri) if clip.is_part else clip.clip_id
 
 
 def of_columns(columns: Mapping[str, pa.ChunkedArray | pa.Array]) -> pa.Table:

@@ -106,6 +106,10 @@ class _LibSndFile:
         self.truncated = False
 
     def seek(self, frame: int) -> None:
+        if not self._sound.seekable():  # GSM 6.10, G.72x: read on to there
+            while self._at < frame and len(self.read(min(frame - self._at, max(1, BLOCK_VALUES // self.channels)))):
+                pass
+            return
         try:
             self._at = self._sound.seek(min(frame, self.frames)) if frame else 0
         except soundfile.LibsndfileError as error:
@@ -115,7 +119,7 @@ class _LibSndFile:
     def read(self, n: int) -> np.ndarray:
         try:
             # Where a broken stream says that it is beyond its own end, soundfile takes the rest for a negative number.
-            left = max(0, self.frames - self._sound.tell())
+            left = max(0, self.frames - self._sound.tell()) if self._sound.seekable() else n
             pcm = self._sound.read(min(n, left), dtype="float32", always_2d=True)
         except soundfile.LibsndfileError as error:
             self._raise_what_the_store_said()

@@ -18,6 +18,9 @@ GUID_TAIL = bytes.fromhex("000000001000800000aa00389b71")
 UNKNOWN_SIZE = 0xFFFFFFFF
 """A writer that could not go back to its header leaves this: sound until the file ends."""
 
+STRAY_BYTES, STRAY_SHARE = 4096, 0.01
+"""Of a file, that may lie behind its sound for whatever reason."""
+
 MAX_CHUNKS = 1000
 """A header of more chunks than this is not one."""
 
@@ -83,9 +86,33 @@ def parse(file: BinaryIO) -> PcmLayout | None:
         elif name == b"data":
             if length == UNKNOWN_SIZE and data_size_64 is not None:
                 length = data_size_64
+            elif length != UNKNOWN_SIZE and size - at - 8 > length:
+                # Plain RIFF has 32 bits for it: what is longer wraps around.
+                length += (size - at - 8 - length) // (1 << 32) * (1 << 32)
+            if length != UNKNOWN_SIZE and _sound_follows(file, at + 8 + length, size):
+                length = UNKNOWN_SIZE
             return None if form is None or length == 0 else _layout(form, at + 8, length, size)
         at += 8 + length + length % 2
     return None
+
+
+def _sound_follows(file: BinaryIO, end: int, size: int) -> bool:
+    """Whether what lies behind the sound's end by its header is sound, too: a recorder that dies leaves the size that
+    it wrote when it began. Other chunks begin with their names, and what was set aside and never written holds zeros.
+    """
+    if size - end <= max(STRAY_BYTES, STRAY_SHARE * size):
+        return False
+    file.seek(end)
+    begin = file.read(STRAY_BYTES)
+    for pad in (0, 1):
+        name, length = begin[pad : pad + 4], struct.unpack("<I", begin[pad + 4 : pad + 8])[0]
+        if name.startswith(b"ID3") or (_is_name(name) and length <= size - end - pad - 8):
+            return False
+    return any(begin)
+
+
+def _is_name(name: bytes) -> bool:
+    return all(0x20 <= byte < 0x7F for byte in name)
 
 
 def _unpack(form: str, data: bytes) -> int | None:

@@ -58,17 +58,17 @@ def run(config: EvaluateConfig) -> str:
         "weights": loaded.weights_digest(),
         "test_fold": config.test_fold,
     }
-    if config.dry_run:
-        directory.require("evaluate", binding)
-        log.info("evaluate: would measure %s on fold %s into %s", config.checkpoint, config.test_fold, directory)
-        return "ok"
     if config.write_thresholds and loaded.training.get("test_fold") is None:
         log.warning(
             "evaluate: --write-thresholds: it was trained on all clips of its shards; the thresholds are good only if "
             "the clips measured are not among them"
         )
-    elif config.test_fold is None and loaded.training.get("clips"):
-        log.warning("evaluate: without --test-fold the clips it was trained on are among those measured")
+    elif loaded.training.get("clips"):
+        _warn_of_seen(loaded.training.get("test_fold"), config.test_fold)
+    if config.dry_run:
+        directory.require("evaluate", binding)
+        log.info("evaluate: would measure %s on fold %s into %s", config.checkpoint, config.test_fold, directory)
+        return "ok"
     directory.bind("evaluate", binding, {})
     clips = predict(shard_uris, {config.test_fold: uri}, config.batch_size, config.num_actors)
     measured = measure([clips], loaded.vocabulary)
@@ -100,6 +100,17 @@ def _require_left_out(left_out: int | None, test_fold: int | None) -> None:
             f"--write-thresholds: the checkpoint was trained without fold {left_out}, and on the other folds: "
             f"give --test-fold {left_out}"
         )
+
+
+def _warn_of_seen(left_out: int | None, test_fold: int | None) -> None:
+    """Tell that a network may have learned from the clips it is measured on."""
+    if test_fold is None:
+        log.warning("evaluate: without --test-fold the clips it was trained on are among those measured")
+    elif test_fold != left_out:
+        log.warning(
+            "evaluate: it was trained %s: if these are the shards it was trained on, it has learned from fold %d",
+            "on all folds" if left_out is None else f"without fold {left_out}, and on the others", test_fold,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -197,7 +197,7 @@ def _longest_clip_s(table: pa.Table, config: ExtractConfig) -> float:
     """The longest clip's duration, at most the bound; headers are read where the manifest has no durations."""
     durations = table["duration_s"].to_numpy().copy()
     starts, ends = np.nan_to_num(table["start_s"].to_numpy()), table["end_s"].to_numpy()
-    durations = np.where(np.isnan(ends), durations - starts, ends - starts)
+    durations = np.fmin(ends, durations) - starts  # of what is known; a part may be said to end beyond its file
     if np.nanmax(durations, initial=0) >= config.max_segment_s:
         return config.max_segment_s  # no other clip can change that
     unknown = np.flatnonzero(np.isnan(durations))

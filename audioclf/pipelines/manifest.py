@@ -14,7 +14,7 @@ from ray.exceptions import NodeDiedError, OutOfMemoryError, RayError, WorkerCras
 from audioclf import audioset, fetch, folds, isolation, layouts, manifest, storage
 from audioclf.audio.recording import AudioInfo
 from audioclf.config import ManifestConfig
-from audioclf.errors import ClipError, UnitCrashedError
+from audioclf.errors import ClipError, ConfigError, UnitCrashedError
 from audioclf.listing import FileTable, Heartbeat, batches
 from audioclf.manifest import Clip
 from audioclf.pipelines import cluster
@@ -38,6 +38,8 @@ def run(config: ManifestConfig) -> str:
     listing = layouts.list_audio(storage.to_uri(config.input))
     log.info("%s: %s audio files", config.input, f"{len(listing.files):,}")
     clips = _table(_lay_out(config, listing.files), regexes, config.limit)
+    if not len(clips):
+        raise ConfigError(f"{config.metadata}: names no clips")
     skipped = listing.skipped
     del listing  # its memory is wanted for what follows
     if not config.dry_run:

@@ -130,6 +130,13 @@ def _check_classes(rows: pa.Table) -> None:
     """Refuse a single class; warn of those that a cross-validation can't learn, or can't test."""
     rows = rows.filter(pc.field("fold").is_valid()) if rows["fold"].null_count < len(rows) else rows
     labels = rows["labels"].combine_chunks()
+    lengths = labels.value_lengths().to_numpy()
+    if (lengths == 0).any() and lengths.max() == 1:
+        log.warning(
+            "%s of %s rows have no label, and so each class is learned as one that may be there or not, beside others; "
+            "if every clip is of one class, leave those without out of the manifest",
+            f"{(lengths == 0).sum():,}", f"{len(rows):,}",
+        )  # fmt: skip
     pairs = pa.table({"label": labels.flatten(), "fold": rows["fold"].take(labels.value_parent_indices())})
     folds_of = pairs.group_by("label").aggregate([("fold", "distinct", pc.CountOptions(mode="all"))]).sort_by("label")
     names = folds_of["label"].to_pylist()

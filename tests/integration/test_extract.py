@@ -14,6 +14,7 @@ import pytest
 from audioclf import parquet_files, shards, storage
 from audioclf.config import ExtractConfig, ManifestConfig
 from audioclf.errors import ConfigError, StorageError
+from audioclf.manifest import Clip, to_table
 from audioclf.pipelines import extract, manifest
 
 ALL_BUT_URI = [
@@ -52,6 +53,19 @@ def _uris(run: str) -> list[str]:
 def test_segments_are_as_long_as_the_longest_clip(extracted: str) -> None:
     # 8000 / 2 + 11 · 8000 / 24 = 7666 samples at 8 kHz are 0.95825 s: 42,259 at 44.1 kHz, 1 + 42259 // 1024 frames.
     assert shards.load([extracted], copies=False).log_mel.shape == (24, 128, 42)
+
+
+def test_a_part_said_to_end_beyond_its_file_ends_there() -> None:
+    clip = Clip("a", "file:///a.wav", 1, "1", duration_s=5.0, start_s=1.0, end_s=25.0)
+    config = ExtractConfig(manifest="m.parquet", output="run")
+    assert extract._longest_clip_s(to_table([clip]), config) == 4.0
+
+
+def test_a_table_of_no_clips_is_bad_usage(clips: Path, tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text("path,labels\n")
+    flags = {"layout": "csv", "metadata": str(tmp_path / "x.csv")}
+    with pytest.raises(ConfigError, match=r"x\.csv: names no clips"):
+        manifest.run(ManifestConfig(input=str(clips), output=str(tmp_path / "m.parquet"), **flags))
 
 
 @pytest.mark.parametrize(("num_actors", "unit_segments"), [(1, 25), (2, 3)])

@@ -74,6 +74,16 @@ def test_evaluation_measures_the_held_out_fold_alone(trained: str, extracted: st
     _check_metrics(json.loads((tmp_path / "run" / "metrics.json").read_text()), rows)
 
 
+def test_measuring_what_a_network_learned_from_is_told(
+    trained: str, extracted: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It was trained without fold 1."""
+    for fold, warned in ((1, False), (2, True)):
+        caplog.clear()
+        evaluate.run(EvaluateConfig((extracted,), trained, str(tmp_path / str(fold)), test_fold=fold, dry_run=True))
+        assert ("it has learned from fold" in caplog.text) == warned
+
+
 def test_crossval_predicts_every_clip_by_a_network_that_never_saw_it(crossvalidated: str, hostile_shards: str) -> None:
     rows = pq.read_table(Path(crossvalidated, "predictions.parquet")).to_pylist()
     measured = json.loads(Path(crossvalidated, "metrics.json").read_text())

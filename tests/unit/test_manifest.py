@@ -12,7 +12,7 @@ import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
 
-from audioclf import layouts, manifest, s3, schema, storage
+from audioclf import folds, layouts, manifest, s3, schema, storage
 from audioclf.errors import ConfigError, SchemaError, StorageError
 from audioclf.manifest import Clip
 from audioclf.storage import FileInfo
@@ -243,6 +243,20 @@ def test_what_is_no_manifest_is_refused(tmp_path: Path) -> None:
         manifest.read(storage.to_uri(str(tmp_path / "x")))
     with pytest.raises(ConfigError, match=r"make it with jobs/manifest\.py"):
         manifest.read(storage.to_uri(str(tmp_path / "absent")))
+
+
+def test_parts_of_a_file_stay_in_one_fold() -> None:
+    text = "path,labels,start_s,end_s\n" + "".join(
+        f"{name},{'ab'[i % 2]},{i},{i + 2}\n" for name in ("a.wav", "b.wav", "c.wav") for i in range(6)
+    )
+    table = manifest.to_table(layouts.from_csv(files("a.wav", "b.wav", "c.wav"), text, "x.csv"))
+    dealt = folds.deal(table, 3).to_pylist()
+    assert len({row["clip_id"] for row in dealt}) == 18
+    of_file = {uri: {row["fold"] for row in dealt if row["uri"] == uri} for uri in table["uri"].to_pylist()}
+    assert sorted(map(sorted, of_file.values())) == [[1], [2], [3]]
+    by_hand = "path,labels,start_s,end_s,fold\na.wav,x,0,1,1\na.wav,x,1,2,2\n"
+    with pytest.raises(ConfigError, match="unless a source_id says otherwise"):
+        manifest.check(manifest.to_table(layouts.from_csv(files("a.wav"), by_hand, "x.csv")))
 
 
 def test_sources_must_not_cross_folds_nor_clips_come_twice() -> None:

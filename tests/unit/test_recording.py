@@ -93,6 +93,50 @@ def test_a_header_that_promises_too_much_allocates_nothing_and_shows() -> None:
         assert len(recording.read(0, 1 << 40)) == 500
 
 
+@pytest.mark.parametrize("promised", [0, 2_000])
+@pytest.mark.parametrize("tail", ["", "LIST", "zeros"])
+def test_the_header_of_a_recorder_that_died_is_not_believed(promised: int, tail: str) -> None:
+    """It says how much was there when the recorder began; other chunks, and what was set aside, are no sound."""
+    sound = (noise(20_000, 1)[:, 0] * 20_000).astype(np.int16)
+    content = bytearray(encoded(sound))
+    whole_header = content[40:44]
+    if not tail:
+        content[40:44] = struct.pack("<I", promised)
+        found = whole(bytes(content))
+        np.testing.assert_array_equal(found, sound / np.float32(32_768))
+    else:
+        more = {"LIST": b"LIST" + struct.pack("<I", 9_000) + b"\x01" * 9_000, "zeros": bytes(9_000)}[tail]
+        assert content[40:44] == whole_header
+        assert len(whole(bytes(content + more))) == 20_000
+
+
+def test_a_size_beyond_32_bits_wraps_around(tmp_path: Path) -> None:
+    path = tmp_path / "long.wav"
+    path.write_bytes(encoded(np.zeros(0, np.int16)))  # of a header alone
+    frames = 5 << 29
+    with open(path, "r+b") as file:
+        file.seek(40)
+        file.write(struct.pack("<I", 2 * frames - (1 << 32)))
+        file.truncate(44 + 2 * frames)  # sparse
+        file.seek(-2, os.SEEK_END)
+        file.write(struct.pack("<h", 1 << 14))
+    with Recording(open(path, "rb"), "x") as recording:
+        assert (recording.n_frames, recording.truncated) == (frames, False)
+        np.testing.assert_array_equal(recording.read(frames - 2, frames), [0, 0.5])
+
+
+@pytest.mark.parametrize("kind", [("WAV", "GSM610"), ("AU", "G721_32")])
+def test_what_can_t_be_sought_in_is_read(kind: tuple[str, str]) -> None:
+    data = encoded(noise(20_000, 1), kind=kind)
+    expected, _ = soundfile.read(io.BytesIO(data), dtype="float32")
+    assert len(expected) >= 20_000
+    np.testing.assert_array_equal(whole(data), expected)
+    np.testing.assert_array_equal(whole(data, start_s=0.5, end_s=1), expected[4000:8000])
+    with Recording(io.BytesIO(data), "x") as recording:
+        recording.read(0, 10)
+        np.testing.assert_array_equal(recording.read(12_000, 12_100), expected[12_000:12_100])
+
+
 def test_a_header_of_unknown_size_means_until_the_end() -> None:
     content = bytearray(encoded(np.zeros(500, np.int16) + 1000))
     content[4:8] = content[40:44] = (0xFFFFFFFF).to_bytes(4, "little")

@@ -34,6 +34,14 @@ def test_a_class_that_is_not_in_every_fold_is_told(caplog: pytest.LogCaptureFixt
     assert "2 of 3 classes are not in every one of the 3 folds: b (2 folds), c (fold 2 alone)" in caplog.text
 
 
+def test_a_clip_without_a_label_among_others_of_one_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    train_checks._check_classes(rows([["a"], ["b"], ["a", "b"], []], [1, 2, 1, 2]))
+    train_checks._check_classes(rows([["a"], ["b"]], [1, 1]))
+    assert "no label" not in caplog.text
+    train_checks._check_classes(rows([["a"], ["b"], [], ["a"]], [1, 1, 1, 1]))
+    assert "1 of 4 rows have no label" in caplog.text
+
+
 @pytest.mark.parametrize("folds", [[1, 1, 2, 2], [None] * 4])
 def test_classes_in_every_fold_are_not_worth_a_word(folds: list[int | None], caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
