@@ -62,10 +62,11 @@ def test_a_part_said_to_end_beyond_its_file_ends_there() -> None:
 
 
 def test_a_table_of_no_clips_is_bad_usage(clips: Path, tmp_path: Path) -> None:
-    (tmp_path / "x.csv").write_text("path,labels\n")
-    flags = {"layout": "csv", "metadata": str(tmp_path / "x.csv")}
+    table = tmp_path / "x.csv"
+    table.write_text("path,labels\n")
+    config = ManifestConfig(input=str(clips), output=str(tmp_path / "m.parquet"), layout="csv", metadata=str(table))
     with pytest.raises(ConfigError, match=r"x\.csv: names no clips"):
-        manifest.run(ManifestConfig(input=str(clips), output=str(tmp_path / "m.parquet"), **flags))
+        manifest.run(config)
 
 
 @pytest.mark.parametrize(("num_actors", "unit_segments"), [(1, 25), (2, 3)])
