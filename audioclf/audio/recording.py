@@ -23,9 +23,6 @@ RATES_HZ = (100, 1_000_000)
 """Lowest and highest sample rate that is believed: beyond them a header is broken, and a second of it would be next to
 nothing or more than a worker holds."""
 
-UNREAD_BYTES, UNREAD_SHARE = 4096, 0.01
-"""Of a file, that may lie behind the end of its sound: some frames of an MP3 that hold the encoder's padding."""
-
 UNKNOWN_FRAMES = 1 << 62
 """libsndfile promises more than this where a stream does not say how long it is."""
 
@@ -141,9 +138,9 @@ class _LibSndFile:
         at = self._file.tell()
         n_bytes = self._file.seek(0, io.SEEK_END)
         self._file.seek(at)
-        if n_bytes - at <= max(UNREAD_BYTES, UNREAD_SHARE * n_bytes):
+        if wav.is_stray(n_bytes - at, n_bytes):
             return False
-        begin = self._file.read(UNREAD_BYTES)
+        begin = self._file.read(wav.STRAY_BYTES)
         self._file.seek(at)
         if self._sound.format == "OGG":
             return b"OggS" in begin

@@ -19,7 +19,7 @@ UNKNOWN_SIZE = 0xFFFFFFFF
 """A writer that could not go back to its header leaves this: sound until the file ends."""
 
 STRAY_BYTES, STRAY_SHARE = 4096, 0.01
-"""Of a file, that may lie behind its sound for whatever reason."""
+"""Of a file, that may lie behind the end of its sound for whatever reason."""
 
 MAX_CHUNKS = 1000
 """A header of more chunks than this is not one."""
@@ -100,7 +100,7 @@ def _sound_follows(file: BinaryIO, end: int, size: int) -> bool:
     """Whether what lies behind the sound's end by its header is sound, too: a recorder that dies leaves the size that
     it wrote when it began. Other chunks begin with their names, and what was set aside and never written holds zeros.
     """
-    if size - end <= max(STRAY_BYTES, STRAY_SHARE * size):
+    if is_stray(size - end, size):
         return False
     file.seek(end)
     begin = file.read(STRAY_BYTES)
@@ -109,6 +109,12 @@ def _sound_follows(file: BinaryIO, end: int, size: int) -> bool:
         if name.startswith(b"ID3") or (_is_name(name) and length <= size - end - pad - 8):
             return False
     return any(begin)
+
+
+def is_stray(left: int, size: int) -> bool:
+    """Whether so few bytes of a file are left behind its sound that they need not be sound: tags, a chunk that was cut,
+    frames of an MP3 that hold the encoder's padding."""
+    return left <= max(STRAY_BYTES, STRAY_SHARE * size)
 
 
 def _is_name(name: bytes) -> bool:
