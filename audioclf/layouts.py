@@ -13,6 +13,7 @@ from audioclf.errors import ConfigError
 from audioclf.listing import FileTable, Heartbeat, Listing
 from audioclf.manifest import Clip, clip_id
 from audioclf.recording_times import RecordingTime
+from audioclf.spelling import composed
 from audioclf.storage import FileInfo
 
 AUDIO_SUFFIXES = (
@@ -79,7 +80,7 @@ class Regexes:
         Raises:
             ConfigError: a pattern does not match the path, or what it found is no fold or time.
         """
-        path = storage.unquote(clip.path)
+        path = composed(storage.unquote(clip.path))
         changes: dict[str, Any] = {}
         if self.label:
             changes["labels"] = (_first_group("--label-regex", self.label, path),)
@@ -97,7 +98,7 @@ class Regexes:
 @functools.cache
 def _compiled(flag: str, pattern: str) -> re.Pattern[str]:
     try:
-        compiled = re.compile(pattern)
+        compiled = re.compile(composed(pattern))
     except re.error as error:
         raise ConfigError(f"{flag} {pattern!r}: {error}") from error
     if compiled.groups < 1:
@@ -252,6 +253,7 @@ def make_clip(info: FileInfo, **fields: Any) -> Clip:
         fields: of the clip, what the layout knows.
     """
     identity = clip_id(info.path, fields.get("start_s"), fields.get("end_s"))
+    fields["labels"] = tuple(map(composed, fields.get("labels", ())))
     return Clip(identity, info.uri, info.size_bytes, info.etag, path=info.path, modified_s=info.modified_s, **fields)
 
 

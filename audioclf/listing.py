@@ -4,7 +4,9 @@ import bisect
 import functools
 import itertools
 import logging
+import os
 import time
+import urllib.parse
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -12,7 +14,7 @@ from typing import TypeVar
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from audioclf import storage
+from audioclf import spelling, storage
 from audioclf.storage import FileInfo
 
 log = logging.getLogger("audioclf")
@@ -84,7 +86,13 @@ class FileTable:
             yield from self._rows(start, BATCH_ROWS)
 
     def find(self, path: str) -> FileInfo | None:
-        """The file at a percent-encoded path below the root."""
+        """The file at a percent-encoded path below the root; if there is none, that of the same name in the other of
+        Unicode's forms.
+        """
+        found = self._find(path)
+        return found or next(filter(None, map(self._find, _other_forms(path))), None)
+
+    def _find(self, path: str) -> FileInfo | None:
         start = max(0, bisect.bisect_right(self._landmarks, path) - 1) * _STRIDE
         near = self._columns["path"].slice(start, _STRIDE).to_pylist()
         return next(self._rows(start + near.index(path), 1)) if path in near else None
@@ -107,6 +115,13 @@ class FileTable:
         for path, size_bytes, etag, modified_s in zip(*values, strict=True):
             uri = self._root + (path if local else storage.unquote(path))
             yield FileInfo(uri, path, size_bytes, etag, modified_s)
+
+
+def _other_forms(path: str) -> list[str]:
+    """A percent-encoded path composed and decomposed."""
+    if "%" not in path:  # ASCII, of which there is one form
+        return []
+    return [storage.quote(form) for form in spelling.forms(os.fsdecode(urllib.parse.unquote_to_bytes(path)))]
 
 
 def _root(info: FileInfo) -> str:

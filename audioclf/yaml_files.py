@@ -6,6 +6,7 @@ from typing import Any
 import yaml
 
 from audioclf.errors import ConfigError
+from audioclf.spelling import composed
 
 
 def parse(text: str, name: str) -> Any:
@@ -18,6 +19,7 @@ def parse(text: str, name: str) -> Any:
     Raises:
         ConfigError: not YAML, or a key is given twice.
     """
+    text = composed(text)  # as labels are
     try:
         content, root = yaml.safe_load(text), yaml.compose(text, yaml.SafeLoader)
     # ValueError: of a date that does not exist; AttributeError: of !!timestamp x; RecursionError: of thousands of [

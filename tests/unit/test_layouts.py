@@ -155,3 +155,26 @@ def test_listing_counts_what_is_passed_over(tmp_path: Path) -> None:
     listing = layouts.list_audio(storage.to_uri(str(tmp_path)))
     assert [info.path for info in listing.files] == ["a.flac", "b.WAV"]
     assert listing.skipped == {".txt": 1, "": 1}
+
+
+ONE, TWO = "Tränke", "Tra\u0308nke"
+"""The same word as people type it, and as macOS stores it."""
+
+
+def test_a_table_finds_a_file_whose_name_is_there_in_another_form() -> None:
+    for there, named in ((ONE, TWO), (TWO, ONE)):
+        listed = [info(storage.quote(f"{there}.wav"))]
+        (found,) = layouts.from_csv(listed, f"path,labels\n{named}.wav,dog\n", "x.csv")
+        assert found.path == storage.quote(f"{there}.wav")
+    both = [info(storage.quote(f"{form}.wav")) for form in (ONE, TWO)]
+    found = layouts.from_csv(both, f"path,labels\n{TWO}.wav,dog\n{ONE}.wav,dog\n", "x.csv")
+    assert [clip.path for clip in found] == [storage.quote(f"{form}.wav") for form in (TWO, ONE)]
+
+
+def test_a_label_in_two_forms_is_one_class() -> None:
+    in_folders = layouts.from_folders(files(f"{storage.quote(ONE)}/a.wav", f"{storage.quote(TWO)}/b.wav"))
+    in_csv = layouts.from_csv(files("a.wav", "b.wav"), f"path,labels\na.wav,{ONE}\nb.wav,{TWO}\n", "x.csv")
+    regexes = layouts.Regexes(label=f"({TWO})_")
+    flat = layouts.from_flat(files(*(storage.quote(f"{form}_1.wav") for form in (ONE, TWO))))
+    by_regex = [regexes.apply(clip) for clip in flat]
+    assert {clip.labels for clip in [*in_folders, *in_csv, *by_regex]} == {(ONE,)}

@@ -13,6 +13,7 @@ from audioclf import policy
 from audioclf.audio.augment import TRANSFORM_SETS
 from audioclf.errors import ConfigError
 from audioclf.policy import Policy, row_weights
+from audioclf.spelling import composed
 
 TEXT = """
 classes:
@@ -96,7 +97,8 @@ def test_what_is_wrong_with_a_file_is_named(text: str, says: str) -> None:
 
 @given(
     st.dictionaries(
-        st.text(st.characters(exclude_categories=["C", "Zl", "Zp"]), max_size=8),  # what can be seen
+        # what can be seen, as labels are
+        st.text(st.characters(exclude_categories=["C", "Zl", "Zp"]), max_size=8).map(composed),
         st.dictionaries(st.sampled_from(sorted(TRANSFORM_SETS)), st.floats(0, 1e6), max_size=4),
         max_size=5,
     )
