@@ -8,6 +8,7 @@ import signal
 import sys
 from datetime import UTC, datetime
 from types import FrameType
+from typing import Any
 
 import tyro
 
@@ -39,7 +40,7 @@ def run(config_type: type, pipeline: str, description: str | None) -> int:
     log.setLevel(logging.INFO)  # libraries: warnings only
     signal.signal(signal.SIGTERM, _interrupt)  # what `ray job stop` sends
     try:
-        config = tyro.cli(config_type, description=description, default=recipes.defaults(config_type, sys.argv[1:]))
+        config = _parse(config_type, description)
         status = importlib.import_module(f"audioclf.pipelines.{pipeline}").run(config)
     except (ConfigError, CheckpointMismatchError) as error:  # the same command can't go on
         log.error("error: %s", error)
@@ -52,6 +53,14 @@ def run(config_type: type, pipeline: str, description: str | None) -> int:
         log.error("interrupted. What is done is kept: run the same command again to go on.")
         return EXIT_INTERRUPTED
     return EXIT_CODES[status]
+
+
+def _parse(config_type: type, description: str | None) -> Any:
+    try:
+        return tyro.cli(config_type, description=description, default=recipes.defaults(config_type, sys.argv[1:]))
+    except BrokenPipeError:  # --help into a program that has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it once more when it ends
+        sys.exit(EXIT_OK)
 
 
 class JsonLines(logging.Formatter):

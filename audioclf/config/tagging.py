@@ -46,7 +46,8 @@ class TagConfig:
     """Take what was rejected before, too, even if it has not changed; what could not be read for a reason that may
     pass (no permission, archived, changed meanwhile) is taken again in any case."""
     keep_days: float | None = None
-    """Remove directories of runs older than this many days, their tags included; what they dealt with stays known."""
+    """Remove directories of runs older than this many days, their tags included; what they dealt with stays known. A
+    run that ended without saying so stays until the night after that in which it is told of."""
     runtime: Literal["auto", "onnx", "torch"] = "auto"
     """What computes the network; auto: PyTorch on GPUs, ONNX Runtime on CPUs, two to three times as fast there."""
     batch_size: int | None = None

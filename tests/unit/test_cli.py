@@ -2,7 +2,9 @@
 
 import json
 import logging
+import os
 import signal
+import subprocess
 import sys
 import types
 from collections.abc import Callable, Iterator
@@ -112,3 +114,12 @@ def test_an_unknown_flag_is_bad_usage(exit_code: Callable[..., int], capsys: pyt
 def test_a_defect_is_not_hidden(exit_code: Callable[..., int]) -> None:
     with pytest.raises(ZeroDivisionError):
         exit_code(raising(ZeroDivisionError()))
+
+
+def test_help_may_be_read_in_part() -> None:
+    ends, begins = os.pipe()
+    os.close(ends)  # as `head` does, but surely before the help is printed
+    job = "from audioclf import cli; from audioclf.config import TagConfig; cli.run(TagConfig, 'tag', None)"
+    with os.fdopen(begins, "wb") as closed:
+        done = subprocess.run([sys.executable, "-c", job, "--help"], stdout=closed, stderr=subprocess.PIPE, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
