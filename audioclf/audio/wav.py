@@ -11,6 +11,7 @@ from typing import BinaryIO
 
 import numpy as np
 
+RIFFS = b"RIFF", b"RF64", b"BW64"
 PCM, IEEE_FLOAT, EXTENSIBLE = 1, 3, 0xFFFE
 # An extensible header's format: these two bytes of the tag, then the same fourteen for all.
 GUID_TAIL = bytes.fromhex("000000001000800000aa00389b71")
@@ -30,7 +31,7 @@ _FLOATS = {4: np.dtype("<f4"), 8: np.dtype("<f8")}
 
 
 class UnclearWavError(Exception):
-    """A header that decoders read in different ways, most of them to noise."""
+    """A file that decoders read in different ways, most of them to noise or in part."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def parse(file: BinaryIO) -> PcmLayout | None:
     size = file.seek(0, io.SEEK_END)
     file.seek(0)
     riff = file.read(12)
-    if len(riff) < 12 or riff[:4] not in (b"RIFF", b"RF64", b"BW64") or riff[8:] != b"WAVE":
+    if len(riff) < 12 or riff[:4] not in RIFFS or riff[8:] != b"WAVE":
         return None
     data_size_64 = form = None
     at = 12
@@ -99,6 +100,9 @@ def parse(file: BinaryIO) -> PcmLayout | None:
 def _sound_follows(file: BinaryIO, end: int, size: int) -> bool:
     """Whether what lies behind the sound's end by its header is sound, too: a recorder that dies leaves the size that
     it wrote when it began. Other chunks begin with their names, and what was set aside and never written holds zeros.
+
+    Raises:
+        UnclearWavError: it is another WAV file.
     """
     if is_stray(size - end, size):
         return False
@@ -106,6 +110,8 @@ def _sound_follows(file: BinaryIO, end: int, size: int) -> bool:
     begin = file.read(STRAY_BYTES)
     for pad in (0, 1):
         name, length = begin[pad : pad + 4], struct.unpack("<I", begin[pad + 4 : pad + 8])[0]
+        if name in RIFFS and begin[pad + 8 : pad + 12] == b"WAVE":
+            raise UnclearWavError("another WAV file follows the first one's sound; take them apart")
         if name.startswith(b"ID3") or (_is_name(name) and length <= size - end - pad - 8):
             return False
     return any(begin)

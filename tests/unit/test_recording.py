@@ -110,6 +110,13 @@ def test_the_header_of_a_recorder_that_died_is_not_believed(promised: int, tail:
         assert len(whole(bytes(content + more))) == 20_000
 
 
+@pytest.mark.parametrize("kind", [("WAV", "PCM_16"), ("WAVEX", "FLOAT"), ("RF64", "PCM_24")])
+def test_two_wav_files_joined_to_one_are_not_read_as_the_first(kind: tuple[str, str]) -> None:
+    data = encoded(noise(9_999, 1), kind=kind)
+    with pytest.raises(DecodeError, match="another WAV file follows"):
+        Recording(io.BytesIO(data + encoded(noise(20_000, 1))), "x")
+
+
 def test_a_size_beyond_32_bits_wraps_around(tmp_path: Path) -> None:
     path = tmp_path / "long.wav"
     path.write_bytes(encoded(np.zeros(0, np.int16)))  # of a header alone
