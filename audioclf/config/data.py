@@ -4,10 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from audioclf.config.checks import require
-
-MIN_MEMORY_MB = 500
-"""A worker's libraries take more than half of it."""
+from audioclf.config.checks import MIN_MEMORY_MB, require
 
 Layout = Literal["folders", "flat", "csv", "esc50", "urbansound8k", "audioset"]
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from audioclf.config.checks import require
+from audioclf.config.checks import MIN_MEMORY_MB, require
 
 MOST_KEEP_DAYS = 36_500
 
@@ -54,6 +54,8 @@ class TagConfig:
     """Windows, or patches of them, in a forward pass; default: 1 on CPUs, by measurement the fastest; 64 on GPUs."""
     num_actors: int = 0
     """Worker processes; 0: one for each CPU there is when the job starts."""
+    memory_mb: int = 1000
+    """Memory kept for a worker process (MB): no more of them start than fit. A small network does with 500."""
     use_gpu: bool = False
     """Compute networks on GPUs; CPU workers make the windows."""
     gpus_per_actor: float = 1.0
@@ -83,6 +85,7 @@ class TagConfig:
             self.keep_days is None or 0 < self.keep_days <= MOST_KEEP_DAYS,
             f"--keep-days must be above 0 and {MOST_KEEP_DAYS:,} at most; without it no run is removed",
         )
+        require(self.memory_mb >= MIN_MEMORY_MB, f"--memory-mb must be {MIN_MEMORY_MB} or more")
         require(not (self.use_gpu and self.runtime == "onnx"), "--runtime onnx computes on CPUs; drop --use-gpu")
         require(self.batch_size is None or self.batch_size >= 1, "--batch-size must be 1 or more")
         require(

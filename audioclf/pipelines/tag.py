@@ -249,9 +249,10 @@ def _inference_actors(config: TagConfig) -> int:
 def _stages(config: TagConfig, plan: TagPlan, n_inference: int, n_units: int) -> list[Stage]:
     """One worker does all of a unit; or some make its windows, and others, on GPUs, compute the network."""
     if not n_inference:
-        return [Stage(tag_stages.tag_units, plan, config.num_actors)]
+        return [Stage(tag_stages.tag_units, plan, config.num_actors, config.memory_mb)]
     n_inference = min(n_inference, n_units)
-    n_cutters = config.num_actors or max(1, cluster.cpus() - n_inference)
+    fit = min(cluster.cpus(), cluster.memory_mb() // config.memory_mb)
+    n_cutters = config.num_actors or max(1, fit - n_inference)
     if n_cutters + n_inference > cluster.cpus() and not cluster.may_grow():
         raise ConfigError(
             f"{n_cutters} processes that make windows and {n_inference} that compute the network take a CPU each, and "
@@ -259,8 +260,8 @@ def _stages(config: TagConfig, plan: TagPlan, n_inference: int, n_units: int) ->
         )
     num_gpus = config.gpus_per_actor if config.use_gpu else 0
     return [
-        Stage(tag_stages.cut_units, plan.windows, n_cutters),
-        Stage(tag_stages.tag_windows, plan, n_inference, num_gpus=num_gpus),
+        Stage(tag_stages.cut_units, plan.windows, n_cutters, config.memory_mb),
+        Stage(tag_stages.tag_windows, plan, n_inference, config.memory_mb, num_gpus),
     ]
 
 

@@ -25,3 +25,12 @@ def test_more_memory_than_there_is_is_refused_where_no_node_will_be_started(monk
         stage.size(2)
     monkeypatch.setattr(cluster, "may_grow", lambda: True)
     assert stage.size(2) == 1
+
+
+def test_no_more_workers_start_than_there_is_memory_for() -> None:
+    def size(memory_mb: int) -> int:
+        return Stage(lambda plan: plan, None, memory_mb=memory_mb).size(9)
+
+    assert size(1) == cluster.cpus()
+    assert size(cluster.memory_mb() // 2) == 2
+    assert size(cluster.memory_mb()) == 1

@@ -45,6 +45,7 @@ def tag(**flags: Any) -> config.TagConfig:
         (manifest, {"folds": 1}, "--folds"),
         (manifest, {"folds": 2, "fold_regex": "(1)"}, "both set the fold"),
         (manifest, {"limit": 0}, "--limit"),
+        (tag, {"memory_mb": 499}, "--memory-mb must be 500 or more"),
         (extract, {"segment_s": 0.0}, "--segment-s"),
         (extract, {"segment_s": float("nan")}, "--segment-s"),
         (extract, {"max_segment_s": -1.0}, "--max-segment-s"),
