@@ -142,16 +142,19 @@ def load(uri: str) -> Checkpoint:
     uri = storage.to_uri(uri)
     description = _read_description(uri)
     try:
-        fields = description["vocabulary"]
+        fields, name = description["vocabulary"], description["model"]
         mids = None if fields["mids"] is None else tuple(fields["mids"])
         vocabulary = Vocabulary(tuple(fields["names"]), fields["multi_label"], mids)
         front_end = FrontEnd.from_dict(description["front_end"])
-        name, segment_s = description["model"], description["segment_s"]
+        segment_s = float(description["segment_s"])
         training, metrics = description["training"], description["metrics"]
         thresholds = _thresholds(description.get("thresholds"), vocabulary)
-    except (KeyError, TypeError, SchemaError) as error:
+        network = models.build(name, front_end.n_features, len(vocabulary))
+    except ConfigError:  # no such network here, as where a package is not installed
+        raise
+    # RuntimeError, ValueError: of numbers that no network can have
+    except (KeyError, TypeError, ValueError, RuntimeError, SchemaError) as error:
         raise SchemaError(f"{storage.display(uri)}/{DESCRIPTION}: not a checkpoint's description: {error}") from error
-    network = models.build(name, front_end.n_features, len(vocabulary))
     network.load_state_dict(_read_weights(uri, network))
     return Checkpoint(network.eval(), name, front_end, vocabulary, segment_s, training, metrics, thresholds)
 
@@ -178,7 +181,7 @@ def _by_class(names: Sequence[str], thresholds: Sequence[float | None]) -> dict[
 
 def _read_description(uri: str) -> dict[str, Any]:
     description = rundir.read_json(storage.join(uri, DESCRIPTION))
-    if description is None or description.get("version") != VERSION:
+    if not isinstance(description, dict) or description.get("version") != VERSION:
         raise SchemaError(f"{storage.display(uri)}: no checkpoint of version {VERSION}")
     return description
 

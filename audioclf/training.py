@@ -139,7 +139,9 @@ class Trainer:
         self._optimizer.load_state_dict(state["optimizer"])
         if self._average is not None:
             self._average.load_state_dict(state["average"])
-        self._start = state.get("start")
+        if "start" in state:
+            device = self._network.mean.device
+            self._start = {name: value.to(device) for name, value in state["start"].items()}
 
     def _segments(self, rng: np.random.Generator) -> np.ndarray:
         """Those that an epoch shows, in random order."""

@@ -269,7 +269,8 @@ def _saved() -> tuple[dict[str, Any] | None, list[dict[str, float]]]:
     if saved is None:
         return None, []
     with saved.as_directory() as folder:
-        state = torch.load(Path(folder, STATE_FILE), weights_only=True)
+        # On the CPU first: a training may go on where there is no GPU, or another one.
+        state = torch.load(Path(folder, STATE_FILE), weights_only=True, map_location="cpu")
     return state, state["history"]
 
 

@@ -88,12 +88,22 @@ def test_one_changed_weight_changes_the_digest() -> None:
         {"vocabulary": {"names": ["a", "b"], "multi_label": True, "mids": None}},  # weights are of three
         {"vocabulary": None},  # left out
         {"front_end": {**SPEC.to_dict(), "field_of_a_later_version": 80}},
+        {"front_end": {**SPEC.to_dict(), "n_mels": -1}},
+        {"model": 3},
+        {"segment_s": "long"},
     ],
-    ids=["version", "other classes", "no vocabulary", "unknown front-end field"],
+    ids=["version", "other classes", "no vocabulary", "unknown front-end field", "bands", "network", "seconds"],
 )
 def test_a_description_that_does_not_fit_is_refused(tmp_path: Path, changes: dict) -> None:
     with pytest.raises(SchemaError, match="checkpoint"):
         checkpoint.load(save(tmp_path, **changes))
+
+
+def test_a_description_that_is_none_is_refused(tmp_path: Path) -> None:
+    uri = save(tmp_path)
+    storage.write_bytes(f"{uri}/checkpoint.json", b"[1, 2]")
+    with pytest.raises(SchemaError, match="no checkpoint of version"):
+        checkpoint.load(uri)
 
 
 @pytest.mark.parametrize(
