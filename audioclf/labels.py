@@ -44,6 +44,13 @@ class Vocabulary:
             raise SchemaError(f"training needs two classes or more, and the clips have {list(names)}")
         return cls(names, multi_label=any(len(set(clip)) != 1 for clip in labels))
 
+    def rows_in(self, other: "Vocabulary") -> list[int] | None:
+        """Where the classes are in another vocabulary; None unless both have the same, and predict them alike."""
+        if self.multi_label != other.multi_label or set(self.names) != set(other.names):
+            return None
+        index = {name: i for i, name in enumerate(other.names)}
+        return [index[name] for name in self.names]
+
     def targets(self, labels: Iterable[Sequence[str]]) -> np.ndarray:
         """[N, C] float32 of zeros and ones.
 

@@ -102,6 +102,14 @@ def bindings(run_uris: Iterable[str]) -> list[str]:
     return [_binding_of_extraction(RunDirectory(uri)) for uri in run_uris]
 
 
+def manifests(run_uris: Iterable[str]) -> list[str]:
+    """What identifies the manifests that extractions were made of: folds of one are folds of another only if it is the
+    same. Sorted, each once.
+    """
+    found = (read_json(RunDirectory(uri).at(CONFIG)) or {} for uri in run_uris)
+    return sorted({config["binding"]["manifest_digest"] for config in found if config.get("job") == "extract"})
+
+
 def _binding_of_extraction(directory: RunDirectory) -> str:
     found = read_json(directory.at(CONFIG))
     if found is None or found["job"] != "extract":

@@ -249,8 +249,11 @@ def _with_weights(
     require_start(training, start, front_end)
     network = models.build(name, front_end.n_features, len(start.vocabulary), training.dropout)
     network.load_state_dict(start.network.state_dict())
-    if start.vocabulary != vocabulary:
+    rows_of_start = vocabulary.rows_in(start.vocabulary)
+    if rows_of_start is None:
         network.replace_head(len(vocabulary))
+    else:
+        network.reorder_classes(rows_of_start)
     return network
 
 

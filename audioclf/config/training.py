@@ -23,7 +23,8 @@ class Training:
     timm:NAME; default: that of --init, else sbcnn."""
     init: str | None = None
     """Weights to start from: a published network (mn04, or mn04:FILE), or a checkpoint directory; made with the same
-    front end. For other classes its last layer is replaced; a -texture network's vote is fitted anew in any case."""
+    front end. For other classes than its own the last layer is replaced; a -texture network's vote is fitted anew in
+    any case."""
     freeze: Literal["none", "backbone", "head-first", "gradual"] = "none"
     """Layers that keep their weights: none; all but the last (a linear probe); or, for the first --unfreeze-epochs, all
     but the last, and then none (head-first) or one less each time (gradual)."""
@@ -40,7 +41,8 @@ class Training:
     batch_size: int = 32
     """Clips in a step, over all workers."""
     sampling: Literal["all", "balanced"] = "all"
-    """An epoch shows each segment once; or draws as many so that rare classes come as often as common ones."""
+    """An epoch shows each segment once; or draws as many so that rare classes come as often as common ones, and
+    segments without a label not at all."""
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
     """Adam, AdamW, or stochastic gradient descent (Nesterov momentum 0.9)."""
     learning_rate: float = 1e-3

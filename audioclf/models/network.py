@@ -76,6 +76,13 @@ class Network(nn.Module):
         old = cast(nn.Linear, self.get_submodule(self.head))
         self.set_submodule(self.head, nn.Linear(old.in_features, n_classes))
 
+    def reorder_classes(self, rows: Sequence[int]) -> None:
+        """Put the classes of the last layer into another order: row i becomes what row rows[i] was."""
+        head = cast(nn.Linear, self.get_submodule(self.head))
+        with torch.no_grad():
+            head.weight.copy_(head.weight[list(rows)].clone())
+            head.bias.copy_(head.bias[list(rows)].clone())
+
     def dense_weights(self) -> Iterator[torch.Tensor]:
         """The weights of the dense layers, which the L1 and L2 penalties are put on."""
         for module in self.modules():

@@ -30,7 +30,7 @@ def run(config: CrossvalConfig) -> str:
     shard_uris = tuple(storage.to_uri(uri) for uri in config.shards)
     extractions = rundir.bindings(shard_uris)
     chosen = policy.read(config.policy) if config.policy and config.policy != LEARN else None
-    how = train_checks.check(shard_uris, training_of(config), None, chosen)
+    how = train_checks.check(shard_uris, training_of(config), None, chosen, every_fold=True)
     labels, row_folds = shards.all_labels(shard_uris)
     folds = sorted({fold for fold in row_folds if fold is not None})
     if len(folds) < 2:
@@ -78,7 +78,8 @@ def run(config: CrossvalConfig) -> str:
         learned = _learn(learning, directory)
         due = [replace(job, policy=learned[job.test_fold]) for job in due]
     if due:
-        train.train_all(due, train.trainings_at_once(config.num_workers, config.use_gpu))
+        # Of all trainings: what memory each may take, and so the order of its rows, is the same after a restart.
+        train.train_all(due, train.trainings_at_once(list(jobs.values())))
     per_seed = []
     for seed in range(config.seeds):
         of_fold = {fold: storage.join(jobs[seed, fold].output_uri, checkpoint.FOLDER) for fold in folds}

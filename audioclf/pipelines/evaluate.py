@@ -4,6 +4,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any
 
 import numpy as np
@@ -46,25 +47,29 @@ def run(config: EvaluateConfig) -> str:
     uri = checkpoint.find(config.checkpoint)
     loaded = checkpoint.load_for(config.checkpoint)
     extractions = rundir.bindings(shard_uris)
-    if config.write_thresholds:
-        _require_left_out(loaded.training.get("test_fold"), config.test_fold)
+    seen = _seen(loaded.training, rundir.manifests(shard_uris), config.test_fold)
+    if config.write_thresholds and seen is Seen.YES:
+        left_out = loaded.training["test_fold"]
+        raise ConfigError(
+            "--write-thresholds: the network was trained on these clips, and is surer of them than of others: "
+            + (
+                "give shards of other clips"
+                if left_out is None
+                else f"it left out fold {left_out}, give --test-fold {left_out}"
+            )
+        )
     directory = RunDirectory(config.output)
     first = shards.committed_files(shard_uris[0])[0]
     loaded.require_front_end(shards.front_end_of(parquet_files.metadata(first), first), storage.display(first))
     train_checks.require_one_origin(shard_uris)
-    _require_known_labels(loaded.vocabulary, shard_uris, config.test_fold)
+    _require_clips(loaded.vocabulary, shard_uris, config.test_fold)
     binding = {
         "shards": extractions,
         "weights": loaded.weights_digest(),
         "test_fold": config.test_fold,
     }
-    if config.write_thresholds and loaded.training.get("test_fold") is None:
-        log.warning(
-            "evaluate: --write-thresholds: it was trained on all clips of its shards; the thresholds are good only if "
-            "the clips measured are not among them"
-        )
-    elif loaded.training.get("clips"):
-        _warn_of_seen(loaded.training.get("test_fold"), config.test_fold)
+    if seen is not Seen.NO:
+        log.warning("evaluate: %s", seen.value)
     if config.dry_run:
         directory.require("evaluate", binding)
         log.info("evaluate: would measure %s on fold %s into %s", config.checkpoint, config.test_fold, directory)
@@ -77,7 +82,7 @@ def run(config: EvaluateConfig) -> str:
     directory.write_json(rundir.METRICS, measured)
     if config.write_thresholds:
         checkpoint.write_thresholds(uri, thresholds.or_none(learned))
-    directory.finish({"job": "evaluate", "status": "ok", "clips": len(clips)})
+    directory.finish({"job": "evaluate", "status": "ok", "clips": len(clips), "warning": seen.value})
     report("evaluate", measured)
     log.info("evaluate: %s", thresholds.describe(learned, loaded.vocabulary.names))
     if config.write_thresholds:
@@ -86,31 +91,42 @@ def run(config: EvaluateConfig) -> str:
     return "ok"
 
 
-def _require_known_labels(vocabulary: Vocabulary, shard_uris: tuple[str, ...], test_fold: int | None) -> None:
-    """Raise CheckpointMismatchError where a clip to be measured has a label that the network lacks."""
+def _require_clips(vocabulary: Vocabulary, shard_uris: tuple[str, ...], test_fold: int | None) -> None:
+    """Make sure, before anything is written, that there are clips to measure, and that the network has their labels.
+
+    Raises:
+        ConfigError: there are no clips in the fold, or at all.
+        CheckpointMismatchError: the network lacks a label.
+    """
     rows = shards.read_columns(shard_uris, ["labels", "fold", "copy_index"])
-    labels = rows.filter(shards.wanted(copies=False, fold=test_fold, exclude_fold=None))["labels"].combine_chunks()
-    vocabulary.targets([sorted(labels.flatten().unique().to_pylist())])
-
-
-def _require_left_out(left_out: int | None, test_fold: int | None) -> None:
-    """Refuse to learn thresholds on clips that the network was trained on, and is surer of than of others."""
-    if left_out is not None and test_fold != left_out:
+    wanted = rows.filter(shards.wanted(copies=False, fold=test_fold, exclude_fold=None))
+    if not len(wanted):
+        folds = train_checks.folds_in_words(set(rows["fold"].unique().to_pylist()))
         raise ConfigError(
-            f"--write-thresholds: the checkpoint was trained without fold {left_out}, and on the other folds: "
-            f"give --test-fold {left_out}"
+            "the shards hold no clips" if test_fold is None else f"--test-fold {test_fold}: the shards have {folds}"
         )
+    vocabulary.targets([sorted(wanted["labels"].combine_chunks().flatten().unique().to_pylist())])
 
 
-def _warn_of_seen(left_out: int | None, test_fold: int | None) -> None:
-    """Tell that a network may have learned from the clips it is measured on."""
-    if test_fold is None:
-        log.warning("evaluate: without --test-fold the clips it was trained on are among those measured")
-    elif test_fold != left_out:
-        log.warning(
-            "evaluate: it was trained %s: if these are the shards it was trained on, it has learned from fold %d",
-            "on all folds" if left_out is None else f"without fold {left_out}, and on the others", test_fold,
-        )  # fmt: skip
+class Seen(Enum):
+    """Whether a network has learned from the clips it is measured on, and what to say of it."""
+
+    NO = None
+    YES = "the network was trained on clips that it is measured on: others it will know less well"
+    UNKNOWN = (
+        "the network was trained on clips of another manifest: good figures mean something only if those measured are "
+        "not among them, whatever their fold is called"
+    )
+
+
+def _seen(training: dict[str, Any], manifests: list[str], test_fold: int | None) -> Seen:
+    """Of a checkpoint's training: by its manifests and the fold it left out. Published networks have seen none."""
+    if not training.get("clips"):
+        return Seen.NO
+    if not set(manifests) <= set(training.get("manifests", ())):
+        return Seen.UNKNOWN
+    left_out = training.get("test_fold")
+    return Seen.NO if left_out is not None and test_fold == left_out else Seen.YES
 
 
 @dataclass(frozen=True)

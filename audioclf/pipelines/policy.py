@@ -38,7 +38,7 @@ def run(config: PolicyConfig) -> str:
     storage.reach(*config.shards, config.output)
     shard_uris = tuple(storage.to_uri(uri) for uri in config.shards)
     extractions = rundir.bindings(shard_uris)
-    how = train_checks.check(shard_uris, training_of(config), config.test_fold)
+    how = train_checks.check(shard_uris, training_of(config), config.test_fold, every_fold=True)
     output = storage.to_uri(config.output)
     stem = output.removesuffix(".yaml").removesuffix(".yml")
     if stem == output:

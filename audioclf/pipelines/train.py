@@ -1,9 +1,9 @@
 """Shards → a checkpoint, by Ray Train; also many at once, for cross-validation."""
 
 import logging
-import math
 import tempfile
 import threading
+from collections.abc import Sequence
 from concurrent import futures
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass
@@ -22,6 +22,7 @@ from audioclf import checkpoint, event_files, machine, memory, policy, rundir, s
 from audioclf.audio.frontend import FrontEnd
 from audioclf.checkpoint import Checkpoint
 from audioclf.config import TrainConfig, Training, training_of
+from audioclf.errors import ConfigError
 from audioclf.labels import Vocabulary
 from audioclf.models import Network
 from audioclf.pipelines import cluster, train_checks
@@ -102,14 +103,14 @@ def run(config: TrainConfig) -> str:
     if not directory.is_complete():
         train_all([job], at_once=1)
         directory.finish({"job": "train", "status": "ok"})
-    metrics = rundir.read_json(directory.at(rundir.METRICS)) or {}
-    last = metrics["epochs"][-1]
-    log.info(
-        "train: %d epochs, loss %.4f, training accuracy %.3f",
-        last["epoch"],
-        last["loss"],
-        last["train_accuracy"],
-    )
+    if metrics := rundir.read_json(directory.at(rundir.METRICS)):
+        last = metrics["epochs"][-1]
+        log.info(
+            "train: %d epochs, loss %.4f, training accuracy %.3f",
+            last["epoch"],
+            last["loss"],
+            last["train_accuracy"],
+        )
     log_written(directory)
     return "ok"
 
@@ -118,9 +119,11 @@ def train_all(jobs: list[TrainJob], at_once: int) -> None:
     """Train several networks, so many side by side, and show how they get on.
 
     Raises:
+        ConfigError: this machine has too few CPUs or GPUs for one of them.
         AudioclfError: as raised in a worker.
     """
     cluster.connect()
+    _require_room(jobs[0])
     board: Any = ray.remote(Board).options(**cluster.beside_driver()).remote()
     waiting, running = list(jobs), dict[Future[None], TrainJob]()
     while waiting or running:
@@ -142,6 +145,22 @@ def train_all(jobs: list[TrainJob], at_once: int) -> None:
                 log.info("%s: epoch %d/%d, loss %.4f", name, metrics["epoch"], epochs, metrics["loss"])
         for future in done:
             log.info("%s: trained, %d to go", running.pop(future).name, len(waiting) + len(running))
+
+
+def _require_room(job: TrainJob) -> None:
+    """Raise ConfigError where Ray Train would wait for ever; where nodes are started on demand, say that it waits."""
+    kind, slots = ("GPU", cluster.gpus()) if job.use_gpu else ("CPU", cluster.cpus())
+    needed = job.min_workers or max(1, job.num_workers)
+    if needed <= slots:
+        return
+    if cluster.may_grow():
+        log.info("waiting for %d %ss for training workers; the cluster has %d now", needed, kind, slots)
+        return
+    flags = "--use-gpu" if job.use_gpu else "--num-workers" if job.min_workers is None else "--min-workers"
+    raise ConfigError(
+        f"{flags}: {needed} training workers take a {kind} each, and this machine has {slots}: "
+        + ("drop it, or give fewer --num-workers" if job.use_gpu else "give fewer")
+    )
 
 
 def _start(job: TrainJob, board: Any, at_once: int) -> Future[None]:
@@ -203,8 +222,10 @@ def _train_loop(config: dict[str, Any]) -> None:
     taken, weights = policy.training_rows(job.policy, index.columns, [job.test_fold])
     index = index.take(taken)
     state, history = _saved()
-    here = (_most_workers_here(job) if job.min_workers else context.get_local_world_size()) * at_once
-    memory_bytes = state["memory_bytes"] if state else _least(_memory_bytes(job, here), share)
+    here = _workers_here(job, job.num_workers if job.min_workers else context.get_local_world_size(), at_once)
+    memory_bytes = _least(_memory_bytes(job, here), share)
+    if state and job.memory_mb is None:  # as before, for the same order of rows, unless that were too much here
+        memory_bytes = min(memory_bytes, state["memory_bytes"])
     rows, words = _rows(index, memory_bytes)
     if share.rank == 0:
         workers = f"{share.world_size} of {job.num_workers} workers; " if job.min_workers else ""
@@ -234,11 +255,11 @@ def _train_loop(config: dict[str, Any]) -> None:
         _save(job, trainer.trained(), front_end, rows, history)
 
 
-def _most_workers_here(job: TrainJob) -> int:
-    """Of an elastic training, on this machine: some may join later."""
+def _workers_here(job: TrainJob, of_one: int, at_once: int) -> int:
+    """Workers that may share this machine: what each training may have here, as far as there is room for them."""
     node = ray.get_runtime_context().get_node_id()
     (resources,) = (one["Resources"] for one in ray.nodes() if one["NodeID"] == node)
-    return min(job.num_workers, max(1, int(resources.get("GPU" if job.use_gpu else "CPU", 1))))
+    return min(max(1, of_one) * at_once, max(1, int(resources.get("GPU" if job.use_gpu else "CPU", 1))))
 
 
 def _memory_bytes(job: TrainJob, workers: int) -> int:
@@ -289,6 +310,7 @@ def _save(job: TrainJob, network: Network, front_end: FrontEnd, rows: Rows, hist
         **asdict(job.training),
         "seed": job.seed,
         "test_fold": job.test_fold,
+        "manifests": rundir.manifests(job.shard_uris),
         "clips": len(set(rows.columns["clip_id"])),
         "policy": job.policy.to_dict() if job.policy else None,
     }
@@ -298,8 +320,8 @@ def _save(job: TrainJob, network: Network, front_end: FrontEnd, rows: Rows, hist
     RunDirectory(job.output_uri).write_json(rundir.METRICS, {"epochs": history})
 
 
-def trainings_at_once(num_workers: int, use_gpu: bool) -> int:
-    """How many trainings fit on the cluster side by side."""
+def trainings_at_once(jobs: Sequence[TrainJob]) -> int:
+    """How many trainings of one kind fit on the cluster side by side, of as many as there are."""
     cluster.connect()
-    slots = cluster.gpus() if use_gpu else cluster.cpus()
-    return max(1, math.floor(slots / max(1, num_workers)))
+    slots = cluster.gpus() if jobs[0].use_gpu else cluster.cpus()
+    return max(1, min(len(jobs), slots // max(1, jobs[0].num_workers)))

@@ -1,7 +1,7 @@
 """What the driver makes sure of before a training begins."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from audioclf import checkpoint, front_ends, models, parquet_files, shards, storage, training
+from audioclf import checkpoint, front_ends, models, parquet_files, rundir, shards, storage, training
 from audioclf.audio.frontend import FrontEnd
 from audioclf.audio.pcm import AnyFrontEnd
 from audioclf.checkpoint import Checkpoint
@@ -33,16 +33,29 @@ def beginning(how: Training, stored: AnyFrontEnd) -> tuple[Checkpoint | None, Fr
     return start, training.front_end_of(stored, start, chosen)
 
 
-def check(shard_uris: Sequence[str], how: Training, test_fold: int | None, chosen: Policy | None = None) -> Training:
+def check(
+    shard_uris: Sequence[str],
+    how: Training,
+    test_fold: int | None,
+    chosen: Policy | None = None,
+    every_fold: bool = False,
+) -> Training:
     """Find on the driver what would fail on every worker, and what would let training see the test clips.
+
+    Args:
+        shard_uris: run directories of extractions.
+        how: networks are trained.
+        test_fold: to be left out, if any.
+        chosen: copies that are taken.
+        every_fold: whether networks are to be measured on each fold in turn, and not on the test fold alone.
 
     Returns:
         `how`, with the network named that is to be trained: what run directories say.
 
     Raises:
-        ConfigError: no shards or no such fold; different recordings with one clip_id; no such network, or nothing to
-            start from; a policy with transform sets that the shards lack; clips of one source in different folds; a
-            single class.
+        ConfigError: no shards or no such fold, or no other; different recordings with one clip_id; no such network, or
+            nothing to start from; weights to start from that have learned from the test clips; a policy with transform
+            sets that the shards lack; clips of one source in different folds; a single class.
         CheckpointMismatchError: weights to start from that are for another front end or network.
     """
     require_one_origin(shard_uris)
@@ -55,13 +68,17 @@ def check(shard_uris: Sequence[str], how: Training, test_fold: int | None, chose
     if start:
         training.require_start(how, start, front_end)
     rows = shards.read_columns(shard_uris, ["fold", "source_id", "transform_set", "labels", "valid_frames"])
-    _check_classes(rows.select(["fold", "labels"]))
+    _check_classes(rows.select(["fold", "labels"]), how.sampling)
     if how.crop_s:
         _warn_of_padding(rows["valid_frames"])
     folds = set(rows["fold"].unique().to_pylist())
     if test_fold is not None and test_fold not in folds:
-        known = ", ".join(str(fold) for fold in sorted(fold for fold in folds if fold is not None))
-        raise ConfigError(f"--test-fold {test_fold}: the shards have the folds {known or 'none'}")
+        raise ConfigError(f"--test-fold {test_fold}: the shards have {folds_in_words(folds)}")
+    if folds == {test_fold} and test_fold is not None:
+        raise ConfigError(f"--test-fold {test_fold}: all clips are of it, and none are left to train on")
+    if start and start.training.get("clips"):
+        measured_on = folds if every_fold else {test_fold}
+        _require_unseen(start, {fold for fold in measured_on if fold is not None}, rundir.manifests(shard_uris))
     if chosen and (lacking := set(chosen.transform_sets) - set(rows["transform_set"].unique().to_pylist())):
         raise ConfigError(f"--policy: the shards hold no copies of {', '.join(sorted(lacking))}; extract with it")
     if chosen:
@@ -73,6 +90,26 @@ def check(shard_uris: Sequence[str], how: Training, test_fold: int | None, chose
             "training would hear the sources it is tested on; make the manifest with --folds N, or --source-regex"
         )
     return how
+
+
+def folds_in_words(folds: Collection[int | None]) -> str:
+    """Which there are, for a message."""
+    known = sorted(fold for fold in folds if fold is not None)
+    return f"the folds {', '.join(map(str, known))}" if known else "no folds"
+
+
+def _require_unseen(start: Checkpoint, measured_on: set[int], manifests: list[str]) -> None:
+    """Refuse weights that have learned from the clips that a network which begins with them is to be tested on."""
+    seen = measured_on - {start.training.get("test_fold")}
+    if not set(manifests) & set(start.training.get("manifests", ())):
+        if measured_on:
+            log.info("--init: trained on clips of another manifest; those that will be measured must not be among them")
+        return
+    if seen:
+        raise ConfigError(
+            f"--init: these weights were trained on clips of the same manifest, fold {min(seen)} among them: "
+            "what is measured on it would be what they have learned; begin with weights that have not seen it"
+        )
 
 
 def binding(shard_uris: Sequence[str], how: Training) -> dict[str, Any]:
@@ -126,8 +163,10 @@ def _warn_of_padding(valid_frames: pa.ChunkedArray) -> None:
         )
 
 
-def _check_classes(rows: pa.Table) -> None:
-    """Refuse a single class; warn of those that a cross-validation can't learn, or can't test."""
+def _check_classes(rows: pa.Table, sampling: str = "all") -> None:
+    """Refuse a single class; warn of those that a cross-validation can't learn, or can't test; say whether each class
+    is learned by itself.
+    """
     rows = rows.filter(pc.field("fold").is_valid()) if rows["fold"].null_count < len(rows) else rows
     labels = rows["labels"].combine_chunks()
     lengths = labels.value_lengths().to_numpy()
@@ -137,6 +176,16 @@ def _check_classes(rows: pa.Table) -> None:
             "if every clip is of one class, leave those without out of the manifest",
             f"{(lengths == 0).sum():,}", f"{len(rows):,}",
         )  # fmt: skip
+    if several := int((lengths > 1).sum()):
+        log.info(
+            "%s of %s rows have several labels: each class is learned as one that may be there or not",
+            f"{several:,}", f"{len(rows):,}",
+        )  # fmt: skip
+    if sampling == "balanced" and (lengths == 0).any():
+        log.warning(
+            "--sampling balanced: the %s rows without a label are never shown, since they are of no class",
+            f"{(lengths == 0).sum():,}",
+        )
     pairs = pa.table({"label": labels.flatten(), "fold": rows["fold"].take(labels.value_parent_indices())})
     folds_of = pairs.group_by("label").aggregate([("fold", "distinct", pc.CountOptions(mode="all"))]).sort_by("label")
     names = folds_of["label"].to_pylist()

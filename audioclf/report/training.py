@@ -52,7 +52,7 @@ def sections(directory: RunDirectory, job: str) -> list[Section]:
         ]
     predictions = parquet_files.read(directory.at(rundir.PREDICTIONS)).to_pylist()
     return [
-        Section("How good it is", [_facts(measured), *_folds(measured)], _accuracy_note(measured)),
+        Section("How good it is", [_facts(measured), *_folds(measured)], _accuracy_note(directory, job, measured)),
         Section("Classes", _per_class(measured, predictions), INTERVAL),
         Section("What is taken for what", _confusion(measured), "Rows: the true class. Columns: what was heard."),
         Section("Worst mistakes", *_mistakes(measured, predictions)),
@@ -104,13 +104,13 @@ def _facts(measured: dict[str, Any]) -> Facts:
     return Facts(rows)
 
 
-def _accuracy_note(measured: dict[str, Any]) -> str:
+def _accuracy_note(directory: RunDirectory, job: str, measured: dict[str, Any]) -> str:
+    if job == "evaluate":
+        warning = (rundir.read_json(directory.at(rundir.SUMMARY)) or {}).get("warning")
+        return f"Careful: {warning}." if warning else ""
     seeds = len(measured.get("accuracy_per_seed", ())) or 1
-    return (
-        "Every clip is heard by a network that was not trained on its fold, after the last epoch"
-        + (f"; means of {seeds} seeds. Confusions are added up; mistakes are of the first." if seeds > 1 else ".")
-        if len(measured["accuracy_per_fold"]) > 1
-        else ""
+    return "Every clip is heard by a network that was not trained on its fold, after the last epoch" + (
+        f"; means of {seeds} seeds. Confusions are added up; mistakes are of the first." if seeds > 1 else "."
     )
 
 

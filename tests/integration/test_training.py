@@ -11,9 +11,9 @@ import torch
 from sklearn.metrics import accuracy_score, average_precision_score
 
 from audioclf import checkpoint, shards, storage
-from audioclf.config import EvaluateConfig, ExtractConfig, TrainConfig
+from audioclf.config import CrossvalConfig, EvaluateConfig, ExtractConfig, TrainConfig
 from audioclf.errors import CheckpointMismatchError, ConfigError
-from audioclf.pipelines import evaluate, extract, train
+from audioclf.pipelines import crossval, evaluate, extract, train
 
 EPOCHS = 3
 
@@ -81,7 +81,7 @@ def test_measuring_what_a_network_learned_from_is_told(
     for fold, warned in ((1, False), (2, True)):
         caplog.clear()
         evaluate.run(EvaluateConfig((extracted,), trained, str(tmp_path / str(fold)), test_fold=fold, dry_run=True))
-        assert ("it has learned from fold" in caplog.text) == warned
+        assert ("the network was trained on clips that it is measured on" in caplog.text) == warned
 
 
 def test_crossval_predicts_every_clip_by_a_network_that_never_saw_it(crossvalidated: str, hostile_shards: str) -> None:
@@ -167,6 +167,38 @@ def test_a_training_goes_on_from_a_checkpoint_of_the_same_front_end(
     other = TrainConfig(shards=(extracted,), output=str(tmp_path / "x"), init=trained, model="crnn")
     with pytest.raises(CheckpointMismatchError, match="a sbcnn; it is to start a crnn"):
         train.run(other)
+
+
+def test_weights_that_have_learned_from_the_clips_to_be_measured_are_refused(
+    trained: str, extracted: str, tmp_path: Path
+) -> None:
+    """They were trained without fold 1."""
+    output = str(tmp_path / "x")
+    with pytest.raises(ConfigError, match=r"--init: .* the same manifest, fold 2 among them"):
+        train.run(TrainConfig(shards=(extracted,), output=output, init=trained, test_fold=2, dry_run=True))
+    with pytest.raises(ConfigError, match=r"--init: .* the same manifest, fold 2 among them"):
+        crossval.run(CrossvalConfig(shards=(extracted,), output=output, init=trained, dry_run=True))
+    for test_fold in (1, None):
+        assert (
+            train.run(TrainConfig(shards=(extracted,), output=output, init=trained, test_fold=test_fold, dry_run=True))
+            == "ok"
+        )
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        ({"num_workers": 3}, "--num-workers: 3 training workers take a CPU each, and this machine has 2: give fewer"),
+        ({"num_workers": 9, "min_workers": 3}, "--min-workers: 3 training workers take a CPU each"),
+        ({"use_gpu": True}, "--use-gpu: 1 training workers take a GPU each, and this machine has 0: drop it"),
+    ],
+)
+def test_what_ray_would_wait_for_without_end_is_refused(
+    extracted: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: dict[str, Any], says: str
+) -> None:
+    monkeypatch.setattr(train.cluster, "may_grow", lambda: False)
+    with pytest.raises(ConfigError, match=says):
+        train.run(TrainConfig(shards=(extracted,), output=str(tmp_path / "x"), **flags))
 
 
 def test_a_fold_that_does_not_exist_is_refused(extracted: str, tmp_path: Path) -> None:

@@ -219,13 +219,14 @@ def shards(tmp_path: Path, wav: Wav, monkeypatch: pytest.MonkeyPatch) -> str:
     clips = [replace(clip, fold=1 if int(Path(clip.uri).stem) < 10 else 2) for clip in extracting.list_clips(tmp_path)]
     extracting.run(tmp_path, clips, [Unit(0, 0, 28)], segment_s=1.0)
     uri = str(tmp_path / "run")
-    RunDirectory(uri).bind("extract", {"units": "1, of a test"}, {})
+    RunDirectory(uri).bind("extract", {"units": "1, of a test", "manifest_digest": "of a test"}, {})
     RunDirectory(uri).finish({"status": "ok"})
     return uri
 
 
-def save(folder: Path, **training: Any) -> Checkpoint:
+def save(folder: Path, manifest: str = "of a test", **training: Any) -> Checkpoint:
     """A network that was not trained, said to have been trained in this way."""
+    training["manifests"] = [manifest]
     torch.manual_seed(0)
     network = models.build("sbcnn", 128, 2).eval()
     network.mean.fill_(-40)
@@ -285,28 +286,38 @@ def test_few_clips_leave_a_checkpoint_without_a_threshold(
     assert "thresholds learned for 0 of 2 classes; none for high, low (fewer than 5 clips" in caplog.text
 
 
-@pytest.mark.parametrize("test_fold", [None, 2])
+@pytest.mark.parametrize(
+    ("left_out", "test_fold", "remedy"),
+    [(1, None, "it left out fold 1, give"), (1, 2, "it left out fold 1, give"), (None, None, "give shards of other")],
+)
 @pytest.mark.parametrize("dry_run", [False, True])
 def test_thresholds_are_not_learned_on_what_was_trained_on(
-    tmp_path: Path, shards: str, test_fold: int | None, dry_run: bool
+    tmp_path: Path, shards: str, left_out: int | None, test_fold: int | None, remedy: str, dry_run: bool
 ) -> None:
-    save(tmp_path, test_fold=1, clips=8)
-    with pytest.raises(ConfigError, match="trained without fold 1, and on the other folds: give --test-fold 1"):
+    save(tmp_path, test_fold=left_out, clips=8)
+    with pytest.raises(ConfigError, match=f"--write-thresholds: the network was trained on these clips, .*: {remedy}"):
         measure(tmp_path, shards, "x", test_fold=test_fold, write_thresholds=True, dry_run=dry_run)
     assert not (tmp_path / "x").exists()
     assert checkpoint.load(checkpoint.find(str(tmp_path / "trained"))).thresholds is None
 
 
-def test_a_training_on_all_clips_is_worth_a_warning(
-    tmp_path: Path, shards: str, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("test_fold", [None, 1])
+def test_a_fold_of_another_manifest_is_another_whatever_its_number(
+    tmp_path: Path, shards: str, test_fold: int | None, caplog: pytest.LogCaptureFixture
 ) -> None:
-    save(tmp_path, test_fold=None, clips=28)
-    measure(tmp_path, shards, "x", write_thresholds=True)
-    assert [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING] == [
-        "evaluate: --write-thresholds: it was trained on all clips of its shards; the thresholds are good only if the "
-        "clips measured are not among them"
-    ]
+    save(tmp_path, manifest="another", test_fold=1, clips=28)
+    measure(tmp_path, shards, "x", test_fold=test_fold, write_thresholds=True)
+    (warning,) = (record.getMessage() for record in caplog.records if record.levelno == logging.WARNING)
+    assert "trained on clips of another manifest" in warning
+    assert json.loads((tmp_path / "x" / "summary.json").read_text())["warning"] in warning
     assert checkpoint.load(checkpoint.find(str(tmp_path / "trained"))).thresholds is not None
+
+
+def test_a_fold_without_clips_leaves_its_output_unbound(tmp_path: Path, shards: str) -> None:
+    save(tmp_path, test_fold=1, clips=8)
+    with pytest.raises(ConfigError, match="--test-fold 9: the shards have the folds 1, 2"):
+        measure(tmp_path, shards, "x", test_fold=9)
+    measure(tmp_path, shards, "x", test_fold=1)
 
 
 @pytest.mark.parametrize("name", ["mn04", "mn04:weights.pt"])
@@ -325,7 +336,7 @@ def test_a_prediction_says_what_part_of_its_file_was_heard(
     parts = [replace(clip, clip_id="a", start_s=0.5, end_s=1.1), replace(clip, clip_id="b", start_s=1.1, end_s=2.9)]
     extracting.run(tmp_path, parts, [Unit(0, 0, 2)], segment_s=1.0)
     directory = RunDirectory(str(tmp_path / "run"))
-    directory.bind("extract", {"units": "1, of a test"}, {})
+    directory.bind("extract", {"units": "1, of a test", "manifest_digest": "of a test"}, {})
     directory.finish({"status": "ok"})
     save(tmp_path, seed=0)
     measure(tmp_path, str(tmp_path / "run"), "measured")

@@ -42,6 +42,13 @@ def test_a_clip_without_a_label_among_others_of_one_is_told(caplog: pytest.LogCa
     assert "1 of 4 rows have no label" in caplog.text
 
 
+def test_it_is_told_how_clips_of_several_labels_and_of_none_are_shown(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        train_checks._check_classes(rows([["a"], ["b"], ["a", "b"], []], [1, 1, 1, 1]), "balanced")
+    assert "1 of 4 rows have several labels" in caplog.text
+    assert "--sampling balanced: the 1 rows without a label are never shown" in caplog.text
+
+
 @pytest.mark.parametrize("folds", [[1, 1, 2, 2], [None] * 4])
 def test_classes_in_every_fold_are_not_worth_a_word(folds: list[int | None], caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):

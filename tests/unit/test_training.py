@@ -359,6 +359,10 @@ def test_weights_to_start_from_keep_all_but_a_head_for_other_classes() -> None:
     }
     assert differing == {"dense2.weight", "dense2.bias"}
     assert other.n_classes == 2
+    turned = Vocabulary(TRIO.names[::-1], TRIO.multi_label, mids=("/m/1", "/m/2", "/m/3"))
+    of_turned = training.build_network(how, MemoryRows(data), turned, 0, SPEC, start)
+    pictures = torch.from_numpy(data.pictures.astype(np.float32))
+    torch.testing.assert_close(of_turned.eval()(pictures).flip(1), start.network.eval()(pictures), rtol=0, atol=0)
     with pytest.raises(CheckpointMismatchError, match="a sbcnn; it is to start a crnn"):
         training.build_network(replace(how, model="crnn"), MemoryRows(data), TRIO, 0, SPEC, start)
     with pytest.raises(CheckpointMismatchError, match="hop_length 1024 against 320"):
