@@ -53,6 +53,9 @@ class Due:
         too_young: recordings left for next time.
         from_the_future: recordings whose time of modification is still to come, by more than clocks differ.
         undated: recordings whose name tells no time, or none that exists, though one was expected.
+        undated_example: the path of one of them.
+        changed: recordings that were dealt with before, and have another size or etag now.
+        gone: recordings that were there when the input was last listed; 0 for a manifest, which need not name all.
     """
 
     table: pa.Table
@@ -60,6 +63,9 @@ class Due:
     too_young: int
     from_the_future: int
     undated: int
+    undated_example: str
+    changed: int
+    gone: int
 
 
 def find(input_: str, may_be_empty: bool = False) -> Archive:
@@ -116,13 +122,23 @@ def due(
     # New ones first: what can't be read, night after night, must not use up the limit.
     rows = np.sort(np.concatenate([np.flatnonzero(new & ~young), np.flatnonzero(tried & ~young)])[:limit])
     table = archive.table.take(pa.array(rows))
+    changed, gone = known.compare(archive.table)
     if archive.is_manifest:
-        return Due(table, tried[rows], 0, 0, 0)
+        return Due(table, tried[rows], 0, 0, 0, "", changed, 0)
     columns = {name: table[name] for name in ("clip_id", "uri", "size_bytes", "etag")}
     if times:
         columns["recorded_at"] = pa.array([_recorded_at(path.as_py(), times) for path in table["path"]], _TIME)
-    undated = columns["recorded_at"].null_count if times else 0
-    return Due(manifest.of_columns(columns), tried[rows], int((chosen & young).sum()), int(future[rows].sum()), undated)
+    undated = table["path"].filter(columns["recorded_at"].is_null()) if times else []
+    return Due(
+        manifest.of_columns(columns),
+        tried[rows],
+        int((chosen & young).sum()),
+        int(future[rows].sum()),
+        len(undated),
+        storage.unquote(undated[0].as_py()) if len(undated) else "",
+        changed,
+        gone,
+    )
 
 
 def _recorded_at(path: str, times: RecordingTime) -> datetime | None:

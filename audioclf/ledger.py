@@ -71,6 +71,18 @@ class Ledger:
         retried[~new] = again[row[~new]]
         return new, retried
 
+    def compare(self, found: pa.Table) -> tuple[int, int]:
+        """How many recordings were dealt with and have another size or etag now, and how many were there when the input
+        was last listed, and are not.
+
+        Args:
+            found: with the columns clip_id, size_bytes and etag.
+        """
+        known = _rows_of(found["clip_id"], self.table["clip_id"]) >= 0
+        there = _rows_of(self.table["clip_id"], found["clip_id"]) >= 0
+        gone = self.table["listed"].to_numpy() & ~there
+        return int((known & (self._unchanged(found) < 0)).sum()), int(gone.sum())
+
     def listing(self, found: pa.Table, whole: bool = True) -> "Ledger":
         """The same with `listed` as a listing of the input says; what is gone or has changed stays known.
 

@@ -1,15 +1,18 @@
 """Listing of a local folder that others write to while it is listed."""
 
 import errno
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
+log = logging.getLogger("audioclf")
+
 LOST_AND_FOUND = "lost+found"
 """At the top of many file systems, the administrator's and no recorder's."""
 
-_DEAD_ENDS = (errno.ELOOP, errno.ENOTDIR, errno.ENAMETOOLONG)
-"""Of links: to themselves, below a file, to a name that no file can have."""
+_DEAD_ENDS = (errno.ENOENT, errno.ELOOP, errno.ENOTDIR, errno.ENAMETOOLONG)
+"""Of links: to what is not there, to themselves, below a file, to a name that no file can have."""
 
 
 def files(root: str) -> Iterator[tuple[str, os.stat_result]]:
@@ -17,13 +20,14 @@ def files(root: str) -> Iterator[tuple[str, os.stat_result]]:
     another link on the way to them: a circle.
 
     What goes away meanwhile is left out: a recorder may just have renamed its `x.part` to `x.wav`. So are hidden files
-    and folders, and lost+found.
+    and folders, lost+found, and links that lead nowhere, of which a warning tells.
 
     Raises:
         OSError: a folder can't be read.
     """
     # Each with the real folders of the links on the way to it, and of the root.
     folders: list[tuple[str, tuple[Path, ...]]] = [(root, (Path(root).resolve(),))]
+    dead_links: list[str] = []
     while folders:
         folder, way = folders.pop()
         try:
@@ -37,6 +41,7 @@ def files(root: str) -> Iterator[tuple[str, os.stat_result]]:
                 if entry.name.startswith(".") or (entry.name == LOST_AND_FOUND and _is_top(folder, root)):
                     continue
                 if entry.is_symlink() and _is_lost(entry.path):
+                    dead_links.append(entry.path)
                     continue
                 if not entry.is_dir():
                     if entry.is_file() and (stat := _stat(entry)):
@@ -47,6 +52,9 @@ def files(root: str) -> Iterator[tuple[str, os.stat_result]]:
                     target, here = Path(entry.path).resolve(), Path(folder).resolve()
                     if not any(real.is_relative_to(target) for real in (*way, here)):
                         folders.append((entry.path, (*way, here, target)))
+    if dead_links:
+        shown = os.fsencode(dead_links[0]).decode(errors="replace")
+        log.warning("%s links lead nowhere and are left out, such as %s", f"{len(dead_links):,}", shown)
 
 
 def _stat(entry: os.DirEntry[str]) -> os.stat_result | None:
@@ -62,7 +70,7 @@ def _is_top(folder: str, root: str) -> bool:
 
 
 def _is_lost(link: str) -> bool:
-    """Whether a link leads nowhere, in other ways than to what is not there."""
+    """Whether a link leads nowhere."""
     try:
         os.stat(link)  # noqa: PTH116
     except OSError as error:

@@ -48,6 +48,7 @@ def connect(num_cpus: int | None = None) -> None:
     began, address = time.monotonic(), cluster_address.named()
     if address:
         cluster_address.require(address)
+    log.info("Ray is being started" if address is None else "connecting to Ray at %s", *filter(None, [address]))
     for name in ("ray", "ray.data", "ray.train"):
         logging.getLogger(name).setLevel(logging.ERROR)
     submitted = may_grow()

@@ -25,6 +25,7 @@ from audioclf.checkpoint import Checkpoint
 from audioclf.config import EvaluateConfig
 from audioclf.errors import ConfigError
 from audioclf.labels import Vocabulary
+from audioclf.listing import Heartbeat
 from audioclf.models import pretrained
 from audioclf.pipelines import train_checks
 from audioclf.pipelines.progress import log_written
@@ -84,9 +85,8 @@ def run(config: EvaluateConfig) -> str:
         checkpoint.write_thresholds(uri, thresholds.or_none(learned))
     directory.finish({"job": "evaluate", "status": "ok", "clips": len(clips), "warning": seen.value})
     report("evaluate", measured)
-    log.info("evaluate: %s", thresholds.describe(learned, loaded.vocabulary.names))
-    if config.write_thresholds:
-        log.info("wrote the thresholds into %s", storage.display(uri))
+    where = f"written into {storage.display(uri)}" if config.write_thresholds else f"they are in {rundir.METRICS} alone"
+    log.info("evaluate: %s; %s", thresholds.describe(learned, loaded.vocabulary.names), where)
     log_written(directory)
     return "ok"
 
@@ -161,8 +161,13 @@ def predict(
         ConfigError: no clip lies in these folds.
     """
     files = [{"uri": uri} for run_uri in shard_uris for uri in shards.committed_files(run_uri)]
+    log.info("predicting the clips of %d files of shards, by %d networks", len(files), len(checkpoint_of_fold))
+    heartbeat = Heartbeat("predict", f"of {len(files):,} files")
     segments: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
-    for rows in map_on_actors([Stage(_predictor, (dict(checkpoint_of_fold), batch_size), num_actors)], files):
+    for count, rows in enumerate(
+        map_on_actors([Stage(_predictor, (dict(checkpoint_of_fold), batch_size), num_actors)], files), 1
+    ):
+        heartbeat.show(count)
         for row in rows:
             segments[row["clip_id"]].append(row)
     if not segments:

@@ -3,14 +3,14 @@
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from audioclf import backgrounds, conservation, front_ends, manifest, policy, rundir, storage, units
+from audioclf import backgrounds, conservation, front_ends, manifest, parquet_files, policy, rundir, storage, units
 from audioclf.audio import rubberband
 from audioclf.audio.augment import ORIGINAL, TRANSFORM_SETS
 from audioclf.audio.pcm import AnyFrontEnd
@@ -21,7 +21,7 @@ from audioclf.extraction import ExtractPlan, UnitExtractor
 from audioclf.manifest import ManifestFile
 from audioclf.pipelines import cluster
 from audioclf.pipelines.manifest import probe_all
-from audioclf.pipelines.progress import Progress, log_outcome
+from audioclf.pipelines.progress import Progress, log_outcome, log_rejects
 from audioclf.pipelines.run_units import Stage, run_units
 from audioclf.rundir import RunDirectory
 from audioclf.units import Attempt, Unit
@@ -259,4 +259,11 @@ def _report(directory: RunDirectory, summary: dict[str, Any]) -> None:
     )  # fmt: skip
     if groups := total["same_audio_in_different_folds"]["groups"]:
         log.warning("  the same audio lies in different folds %d times: see summary.json", groups)
+    log_rejects(_rejects(directory), sum(summary["total"]["rejects_by_reason"].values()))
     log_outcome(directory, summary)
+
+
+def _rejects(directory: RunDirectory) -> Iterator[dict[str, Any]]:
+    """Rows of the rejects that are committed, unit by unit."""
+    for name in sorted(directory.committed(rundir.REJECTS) & directory.committed(rundir.DATA)):
+        yield from parquet_files.read(directory.at(rundir.REJECTS, name)).to_pylist()

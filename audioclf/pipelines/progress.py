@@ -1,22 +1,25 @@
 """What a person sees while a job runs: a line on a terminal, a log line now and then elsewhere."""
 
 import contextlib
+import itertools
 import logging
 import shlex
 import sys
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from ray.util import metrics
 
+from audioclf import storage
 from audioclf.rundir import RunDirectory
 
 log = logging.getLogger("audioclf")
 
 TERMINAL_EVERY_S, LOG_EVERY_S = 0.5, 10.0
+MOST_REJECTS_LOGGED = 10
 
 COUNTED = {
     "clips": "Clips in committed units.",
@@ -35,6 +38,21 @@ def log_outcome(directory: RunDirectory, summary: dict[str, Any]) -> None:
         allowed = summary["max_reject_fraction"]
         log.error("more than --max-reject-fraction %s were rejected: see %s/rejects", allowed, directory)
     log_written(directory)
+
+
+def log_rejects(rows: Iterable[dict[str, Any]], total: int) -> None:
+    """Name the first of the rejects, and say how many more there are.
+
+    Args:
+        rows: of the rejects; no more are taken than are told.
+        total: of them.
+    """
+    for row in itertools.islice(rows, MOST_REJECTS_LOGGED):
+        part = "" if row["segment_index"] is None else f", segment {row['segment_index']}"
+        part += "" if row["copy_index"] is None else f", copy {row['copy_index']}"
+        log.info("  rejected: %s%s: %s: %s", storage.display(row["uri"]), part, row["error"], row["message"])
+    if total > MOST_REJECTS_LOGGED:
+        log.info("  … and %s more", f"{total - MOST_REJECTS_LOGGED:,}")
 
 
 def log_written(directory: RunDirectory) -> None:

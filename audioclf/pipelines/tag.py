@@ -28,7 +28,7 @@ from audioclf.errors import ConfigError, ExportError
 from audioclf.ledger import Ledger
 from audioclf.pipelines import cluster, tag_stages
 from audioclf.pipelines.manifest import probe
-from audioclf.pipelines.progress import Progress, log_outcome
+from audioclf.pipelines.progress import Progress, log_outcome, log_rejects
 from audioclf.pipelines.run_units import Stage, run_units
 from audioclf.run_lock import RunLock
 from audioclf.rundir import RunDirectory
@@ -49,8 +49,6 @@ UNIT_BYTES = 64 << 20
 
 BATCH_SIZE = {"cpu": 1, "cuda": 64}
 """On a CPU larger batches fall out of its cache: by measurement, see benchmarks/README.md. GPUs want large ones."""
-
-MOST_REJECTS_LOGGED = 10
 
 
 def run(config: TagConfig) -> str:
@@ -138,9 +136,9 @@ def _due(config: TagConfig, settings: TagSettings, found: Archive, known: Ledger
     """What of the archive is to be done."""
     due = archive.due(found, known, config.min_age_s, settings.times, config.limit, config.retry_rejected)
     log.info(
-        "tag: %s recordings, %s of them due%s, %s too young; %s",
+        "tag: %s recordings, %s of them due%s, %s too young; since last time %s changed, %s gone; %s",
         f"{len(found):,}", f"{len(due.table):,}", f" (--limit {config.limit})" if config.limit else "",
-        f"{due.too_young:,}", settings.describe(),
+        f"{due.too_young:,}", f"{due.changed:,}", f"{due.gone:,}", settings.describe(),
     )  # fmt: skip
     if due.from_the_future:
         log.warning(
@@ -149,7 +147,10 @@ def _due(config: TagConfig, settings: TagSettings, found: Archive, known: Ledger
             f"{due.from_the_future:,}",
         )
     if due.undated:
-        log.warning("tag: the names of %s recordings do not match --time-regex: no recorded_at", f"{due.undated:,}")
+        log.warning(
+            "tag: the names of %s recordings do not match --time-regex, such as %s: no recorded_at",
+            f"{due.undated:,}", due.undated_example,
+        )  # fmt: skip
     return due
 
 
@@ -302,10 +303,7 @@ def _tell_of_killed(one: TagRun) -> None:
 
 def _log_rejects(directory: RunDirectory) -> None:
     rejects = tag_summary.read_rejects(directory)
-    for row in rejects.slice(0, MOST_REJECTS_LOGGED).to_pylist():
-        log.info("  rejected: %s: %s: %s", storage.display(row["uri"]), row["error"], row["message"])
-    if len(rejects) > MOST_REJECTS_LOGGED:
-        log.info("  … and %s more", f"{len(rejects) - MOST_REJECTS_LOGGED:,}")
+    log_rejects(rejects.to_pylist(), len(rejects))
 
 
 def _remove_old(keep_days: float, runs: Sequence[TagRun]) -> None:

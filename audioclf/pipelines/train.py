@@ -124,6 +124,7 @@ def train_all(jobs: list[TrainJob], at_once: int) -> None:
     """
     cluster.connect()
     _require_room(jobs[0])
+    log.info("%d to train, %d at once; their workers start", len(jobs), min(at_once, len(jobs)))
     board: Any = ray.remote(Board).options(**cluster.beside_driver()).remote()
     waiting, running = list(jobs), dict[Future[None], TrainJob]()
     while waiting or running:

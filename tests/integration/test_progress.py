@@ -70,3 +70,19 @@ def test_a_line_comes_also_while_no_unit_ends(monkeypatch: pytest.MonkeyPatch) -
     with Progress("extract", 20, time.monotonic()).shown():
         for _ in range(3):
             assert said.get(timeout=60) == "extract: 0/20 clips, 0/s, 0 audio-h/h, 0 MB/s, 0 rejected"
+
+
+def test_the_first_rejects_are_named(caplog: pytest.LogCaptureFixture) -> None:
+    def row(i: int, segment: int | None = None, copy: int | None = None) -> dict[str, Any]:
+        of_part = {"segment_index": segment, "copy_index": copy}
+        return {"uri": f"file:///in/a%20{i}.wav", "error": "DecodeError", "message": "no sound", **of_part}
+
+    with caplog.at_level("INFO", "audioclf"):
+        progress.log_rejects([row(0), row(1, 7), row(2, 0, 3), *map(row, range(3, 12))], 12)
+    said = [record.getMessage().strip() for record in caplog.records]
+    assert said[:3] == [
+        "rejected: /in/a 0.wav: DecodeError: no sound",
+        "rejected: /in/a 1.wav, segment 7: DecodeError: no sound",
+        "rejected: /in/a 2.wav, segment 0, copy 3: DecodeError: no sound",
+    ]
+    assert said[10:] == ["… and 2 more"]

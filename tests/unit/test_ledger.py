@@ -76,6 +76,11 @@ def test_what_is_new_or_changed_is_due_and_rejects_are_not(output: RunDirectory)
     assert due(known, found) == [True, True, False, False, True]
     nothing = ledger.read(output, [])
     assert due(nothing, found) == [True] * 5
+    assert known.compare(found) == (2, 0)
+    assert known.compare(listing(("new", 1, "1"), ("grown", 2, "1"))) == (1, 3)
+    assert nothing.compare(found) == (0, 0)
+    later = known.listing(listing(("same", 1, "1")))  # the others are gone: that is told once
+    assert later.compare(listing(("same", 1, "2"))) == (1, 0)
 
 
 def test_what_was_rejected_for_a_reason_that_may_pass_is_due_again(output: RunDirectory) -> None:
@@ -269,6 +274,7 @@ def test_a_name_with_an_impossible_date_does_not_hold_up_the_others(tmp_path: Pa
     known = ledger.read(RunDirectory(str(tmp_path / "out")), [])
     due = archive.due(archive.find(str(tmp_path)), known, 0, RecordingTime("audiomoth"), None)
     assert due.undated == 2
+    assert due.undated_example in ("20241331_120000.wav", "none.wav")
     found = {Path(row["uri"]).name: row["recorded_at"] for row in due.table.to_pylist()}
     assert {name for name, moment in found.items() if moment} == {"20240131_120000.wav"}
 

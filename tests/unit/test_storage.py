@@ -189,15 +189,18 @@ def test_links_to_folders_elsewhere_are_followed(tmp_path: Path) -> None:
     (tmp_path / "disk" / "a.wav").touch()
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "dog").symlink_to(tmp_path / "disk")
-    (tmp_path / "in" / "dangling.wav").symlink_to(tmp_path / "absent")
     assert [info.path for info in storage.list_files(storage.to_uri(str(tmp_path / "in")))] == ["dog/a.wav"]
 
 
-def test_links_that_lead_nowhere_do_not_stop_a_listing(tmp_path: Path) -> None:
+def test_links_that_lead_nowhere_are_told_and_do_not_stop_a_listing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     (tmp_path / "a.wav").touch()
     (tmp_path / "below.wav").symlink_to("a.wav/x.wav")
     (tmp_path / "long.wav").symlink_to("x" * 300)
+    (tmp_path / "dangling.wav").symlink_to(tmp_path / "absent")
     assert [info.path for info in storage.list_files(storage.to_uri(str(tmp_path)))] == ["a.wav"]
+    assert f"3 links lead nowhere and are left out, such as {tmp_path}/" in caplog.text
 
 
 def test_an_unreadable_folder_stops_the_listing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
