@@ -47,7 +47,8 @@ def run(config_type: type, pipeline: str, description: str | None) -> int:
         return EXIT_USAGE
     except AudioclfError as error:
         log.error("error: %s: %s", type(error).__name__, error)
-        log.error("What is done is kept: run the same command again to go on.")
+        if error.may_go_on:
+            log.error("What is done is kept: run the same command again to go on.")
         return EXIT_FAILED
     except KeyboardInterrupt:
         log.error("interrupted. What is done is kept: run the same command again to go on.")

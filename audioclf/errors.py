@@ -27,7 +27,13 @@ from typing import ClassVar
 
 
 class AudioclfError(Exception):
-    """The root: catch this to catch everything audioclf raises on purpose."""
+    """The root: catch this to catch everything audioclf raises on purpose.
+
+    Attributes:
+        may_go_on: whether the same command, given again, may get further.
+    """
+
+    may_go_on = True
 
 
 class ConfigError(AudioclfError, ValueError):
@@ -115,6 +121,8 @@ class ConservationError(AudioclfError):
 
 class TrainingError(AudioclfError):
     """Training can't go on: the loss is NaN or infinite."""
+
+    may_go_on = False
 
 
 class DemoError(AudioclfError):

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import pytest
 
 from audioclf import cli
-from audioclf.errors import CheckpointMismatchError, ConfigError, SchemaError, StorageError
+from audioclf.errors import CheckpointMismatchError, ConfigError, SchemaError, StorageError, TrainingError
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,14 @@ def test_an_error_becomes_a_code_and_a_message(
         assert exit_code(raising(error)) == code
     assert says in caplog.text
     assert "Traceback" not in caplog.text
+
+
+def test_what_would_fail_again_is_not_to_be_tried_again(
+    exit_code: Callable[..., int], caplog: pytest.LogCaptureFixture
+) -> None:
+    assert exit_code(raising(TrainingError("the loss is nan"))) == 1
+    assert "the loss is nan" in caplog.text
+    assert "again" not in caplog.text
 
 
 def test_the_signal_of_a_stopped_job_is_an_interruption(exit_code: Callable[..., int]) -> None:
