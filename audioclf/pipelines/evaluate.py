@@ -190,8 +190,10 @@ def _predictor(plan: tuple[dict[int | None, str], int]) -> Callable[[dict[str, A
 
 def _predict_file(uri: str, checkpoints: dict[int | None, Checkpoint], batch_size: int) -> list[dict[str, Any]]:
     rows = []
+    originals = shards.load_files([uri], copies=False)
+    fold_of = np.array(originals.columns["fold"])
     for fold, loaded in checkpoints.items():
-        examples = shards.load_files([uri], copies=False, fold=fold)
+        examples = originals if fold is None else originals.take(np.flatnonzero(fold_of == fold))
         if len(examples) == 0:
             continue
         loaded.require_front_end(examples.front_end, storage.display(uri))
