@@ -48,6 +48,8 @@ PROBE = ".audioclf-probe-"
 CONTENT = b"written by audioclf's doctor; may be removed"
 
 SECRETS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+SHORTEST_SECRET = 4
+"""Characters; what is shorter is none, and stands in many words."""
 STORE_VARIABLES = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_PROFILE", *SECRETS)
 
 
@@ -99,7 +101,8 @@ def _last_error(stderr: str) -> str:
 
 def without_secrets(text: str) -> str:
     """The text less credentials: those of the AWS variables, and those in URLs."""
-    for value in filter(None, (os.environ.get(name, "").strip() for name in SECRETS)):
+    values = (os.environ.get(name, "").strip() for name in SECRETS)
+    for value in (one for one in values if len(one) >= SHORTEST_SECRET):
         text = text.replace(value, "…")
     return re.sub(r"//[^/@\s]+@", "//…@", text)
 

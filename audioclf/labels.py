@@ -1,6 +1,7 @@
 """Label names ↔ training targets."""
 
 import difflib
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -66,6 +67,15 @@ class Vocabulary:
                     raise CheckpointMismatchError(f"label {name!r} is not in the vocabulary: {some_of(self.names)}")
                 targets[row, index[name]] = 1
         return targets
+
+
+def alike(names: Iterable[str]) -> list[list[str]]:
+    """Those that differ in case and punctuation alone, sorted: `Dog bark`, `dog_bark`."""
+    of_letters: defaultdict[str, list[str]] = defaultdict(list)
+    for name in sorted(names):
+        letters = "".join(filter(str.isalnum, name.casefold()))
+        of_letters[letters].append(name)
+    return [group for letters, group in of_letters.items() if letters and len(group) > 1]
 
 
 def nearest(key: str, known: Iterable[str], names: Sequence[str]) -> str:

@@ -224,7 +224,10 @@ def from_csv(files: Iterable[FileInfo], metadata: str | Iterable[Row], name: str
             named = row["path"]
             info = table.find(storage.quote(named))
         else:
-            raise ConfigError(f"{where}: needs a value in column path (below --input) or uri")
+            raise ConfigError(
+                f"{where}: needs a value in column path (below --input) or uri; the columns, divided by commas, are: "
+                f"{', '.join(row)}"
+            )
         if info is None:
             raise ConfigError(f"{where}: {named} is not an audio file below --input")
         if "labels" not in row:

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import xxhash
 
 from audioclf import schema, storage
-from audioclf.errors import ChangedClipError, ClipError, ConfigError, SchemaError, StorageError
+from audioclf.errors import ChangedClipError, ClipError, ConfigError, StorageError
 
 ROW_GROUP_ROWS = 4096
 """A worker reads the row groups its unit lies in: small ones cost it little, many make a long footer."""
@@ -73,7 +73,10 @@ def check(clips: pa.Table) -> None:
     """
     again = np.flatnonzero(first_rows(clips["clip_id"]) != np.arange(len(clips)))
     if len(again):
-        raise ConfigError(f"{storage.display(_row(clips, int(again[0]))['uri'])}: named twice")
+        uri = storage.display(_row(clips, int(again[0]))["uri"])
+        raise ConfigError(
+            f"{uri}: named twice: leave a row out of --metadata, or say by start_s and end_s which part each is"
+        )
     if clips["fold"].null_count == len(clips):
         return
     first = first_rows(clips["source_id"])
@@ -171,8 +174,7 @@ def read(uri: str, columns: list[str] | None = None) -> ManifestFile:
     """Read a manifest, or some of its columns.
 
     Raises:
-        ConfigError: no such file.
-        SchemaError: not a manifest, or one of another version.
+        ConfigError: no such file, not a manifest, or one of another version.
     """
     try:
         with storage.open_ranged(uri, block_bytes=READ_BYTES) as opened:
@@ -183,10 +185,10 @@ def read(uri: str, columns: list[str] | None = None) -> ManifestFile:
     except ClipError as error:
         raise ConfigError(f"{storage.display(uri)}: {error.message}; make it with jobs/manifest.py") from error
     except pa.ArrowInvalid as error:
-        raise SchemaError(f"{storage.display(uri)}: not a Parquet file: {error}") from error
+        raise ConfigError(f"{storage.display(uri)}: not a manifest, which jobs/manifest.py makes: {error}") from error
     except OSError as error:  # how pyarrow reports damaged pages
         reason = " ".join(str(error).split())
-        raise SchemaError(f"{storage.display(uri)}: damaged: {reason}; make it anew with jobs/manifest.py") from error
+        raise ConfigError(f"{storage.display(uri)}: damaged: {reason}; make it anew with jobs/manifest.py") from error
 
 
 def _read(file: pq.ParquetFile, columns: list[str]) -> tuple[str, pa.Table]:
@@ -212,7 +214,7 @@ def _stream(batch: pa.RecordBatch) -> pa.Buffer:
 def _check_schema(uri: str, found: pa.Schema) -> None:
     version = (found.metadata or {}).get(schema.META_VERSION, b"none").decode()
     if version != schema.SCHEMA_VERSION or found.names != schema.MANIFEST.names:
-        raise SchemaError(
+        raise ConfigError(
             f"{storage.display(uri)}: not a manifest of version {schema.SCHEMA_VERSION} (it has version {version} and "
             f"columns {', '.join(found.names)}); make it anew with jobs/manifest.py"
         )

@@ -28,10 +28,17 @@ def config_digest(binding: dict[str, Any]) -> str:
 
 
 class RunDirectory:
-    """A directory that one configuration fills, in one run or several."""
+    """A directory that one configuration fills, in one run or several.
+
+    Raises:
+        ConfigError: there is a file of that name.
+    """
 
     def __init__(self, uri: str):
         self.uri = storage.to_uri(uri)
+        path = storage.local_path(self.uri)
+        if path is not None and path.exists() and not path.is_dir():
+            raise ConfigError(f"{self}: is a file, and should be a directory")
 
     def __str__(self) -> str:
         return storage.display(self.uri)
@@ -62,12 +69,7 @@ class RunDirectory:
         if found["job"] != job:
             raise ConfigError(f"{self}: holds a run of jobs/{found['job']}.py; give another --output")
         before, now = found["binding"], json.loads(json.dumps(binding))
-        differences = [
-            f"{key} was {before.get(key)!r} and is now {now.get(key)!r}"
-            for key in sorted(before.keys() | now.keys())
-            if before.get(key) != now.get(key)
-        ]
-        if differences:
+        if differences := _differences(before, now):
             raise ConfigError(
                 f"{self}: was begun with another configuration: {'; '.join(differences)}. "
                 "Give another --output, or the configuration it was begun with."
@@ -100,6 +102,32 @@ def bindings(run_uris: Iterable[str]) -> list[str]:
         ConfigError: one is not a run directory of an extraction, or holds only a part of it.
     """
     return [_binding_of_extraction(RunDirectory(uri)) for uri in run_uris]
+
+
+OF_CONTENT = {
+    "manifest_digest": "the manifest names other clips, labels or folds",
+    "units": "the units of work are others",
+    "shards": "the shards are others",
+    "weights": "the weights are others",
+    "init_weights": "the weights to start from are others",
+}
+"""What it means that a digest differs."""
+
+
+def _differences(before: dict[str, Any], now: dict[str, Any], of: str = "") -> list[str]:
+    """In what two configurations differ, in words: of front ends and the like, the fields."""
+    words = []
+    for key in sorted(before.keys() | now.keys()):
+        was, there_now = before.get(key), now.get(key)
+        if was == there_now:
+            continue
+        if key in OF_CONTENT and key in before and key in now:
+            words.append(OF_CONTENT[key])
+        elif isinstance(was, dict) and isinstance(there_now, dict):
+            words += _differences(was, there_now, f"{of}{key}.")
+        else:
+            words.append(f"{of}{key} was {was!r} and is now {there_now!r}")
+    return words
 
 
 def manifests(run_uris: Iterable[str]) -> list[str]:

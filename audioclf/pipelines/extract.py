@@ -50,6 +50,7 @@ def run(config: ExtractConfig) -> str:
     directory = RunDirectory(config.output)
     segment_s = config.segment_s or _bound_segment_s(directory, config) or _longest_clip_s(table, config)
     plan, work, binding = _plan(config, front_end, augmentation, clips, table, segment_s, directory)
+    directory.require("extract", binding)  # before it is told what was done before
     committed = directory.committed(rundir.DATA)
     due = [unit for unit in work if unit.name not in committed]
     log.info(
@@ -58,7 +59,6 @@ def run(config: ExtractConfig) -> str:
         time.monotonic() - began,
     )  # fmt: skip
     if config.dry_run:
-        directory.require("extract", binding)
         return "ok"
     flags = {
         "manifest": storage.to_uri(config.manifest),  # what was relative then would be wrong from elsewhere

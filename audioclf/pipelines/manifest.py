@@ -11,7 +11,7 @@ import pyarrow as pa
 import ray
 from ray.exceptions import NodeDiedError, OutOfMemoryError, RayError, WorkerCrashedError
 
-from audioclf import audioset, fetch, folds, isolation, layouts, manifest, storage
+from audioclf import archive, audioset, fetch, folds, isolation, labels, layouts, manifest, storage
 from audioclf.audio.recording import AudioInfo
 from audioclf.config import ManifestConfig
 from audioclf.errors import ClipError, ConfigError, UnitCrashedError
@@ -35,6 +35,7 @@ def run(config: ManifestConfig) -> str:
     )
     _ = regexes.recording_time  # a wrong one is told before millions of files are listed
     storage.reach(config.input, config.output)
+    _check_output(config.output)
     listing = layouts.list_audio(storage.to_uri(config.input))
     log.info("%s: %s audio files", config.input, f"{len(listing.files):,}")
     clips = _table(_lay_out(config, listing.files), regexes, config.limit)
@@ -52,6 +53,18 @@ def run(config: ManifestConfig) -> str:
         manifest.write(clips, storage.to_uri(config.output))
         log.info("wrote %s", config.output)
     return "ok"
+
+
+def _check_output(output: str) -> None:
+    path = storage.local_path(storage.to_uri(output))
+    if path is not None and path.is_dir():
+        raise ConfigError(
+            f"--output {output}: is a directory; give the name of a file, such as {output}/manifest.parquet"
+        )
+    if not output.endswith(archive.MANIFEST_SUFFIX):
+        log.warning(
+            "--output %s: tag takes a file for a manifest if its name ends in %s", output, archive.MANIFEST_SUFFIX
+        )
 
 
 def _lay_out(config: ManifestConfig, files: FileTable) -> Iterator[list[Clip]]:
@@ -189,6 +202,11 @@ def _report(clips: pa.Table, skipped: dict[str, int]) -> None:
     log.info("%d clips, %d classes", len(clips), len(by_class))
     for label, count in sorted(by_class.items())[:50]:
         log.info("  %-30s %6d", label, count)
+    unlabelled = int((clips["labels"].combine_chunks().value_lengths().to_numpy() == 0).sum())
+    if by_class and unlabelled:
+        log.warning("%s of %s clips have no label", f"{unlabelled:,}", f"{len(clips):,}")
+    for names in labels.alike(map(str, by_class)):
+        log.warning("classes that may be meant as one: %s", ", ".join(names))
     if set(by_fold) != {None}:
         log.info("folds: %s", ", ".join(f"{fold}: {count}" for fold, count in sorted(by_fold.items(), key=str)))
     if skipped:

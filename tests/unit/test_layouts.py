@@ -131,6 +131,7 @@ def test_csv_names_clips_by_path_with_labels_folds_and_parts() -> None:
         ("path,labels,start_s,end_s\na.wav,dog,,0\n", "line 2: end_s 0 is not after start_s 0"),
         ("path,labels\na.wav\n", "not as many values"),
         ("name,labels\na.wav,dog\n", "needs a value in column path"),
+        ("path;labels\na.wav;dog\n", "divided by commas, are: path;labels"),
     ],
 )
 def test_a_bad_csv_names_the_line_and_the_field(text: str, says: str) -> None:

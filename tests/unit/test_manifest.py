@@ -13,8 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from audioclf import folds, layouts, manifest, s3, schema, storage
-from audioclf.errors import ConfigError, SchemaError, StorageError
+from audioclf.config import ManifestConfig
+from audioclf.errors import ConfigError, StorageError
 from audioclf.manifest import Clip
+from audioclf.pipelines import manifest as pipeline
 from audioclf.storage import FileInfo
 
 from .listed import files
@@ -83,13 +85,13 @@ def test_order_and_number_of_rows_tell_collections_apart(tmp_path: Path) -> None
 def test_a_manifest_of_another_version_or_shape_is_refused(tmp_path: Path) -> None:
     uri = storage.to_uri(str(tmp_path / "m.parquet"))
     manifest.write(manifest.to_table([CLIP]).replace_schema_metadata({schema.META_VERSION: "0"}), uri)
-    with pytest.raises(SchemaError, match="it has version 0"):
+    with pytest.raises(ConfigError, match="it has version 0"):
         manifest.read(uri)
     manifest.write(manifest.to_table([CLIP]).drop_columns(["fold"]), uri)
-    with pytest.raises(SchemaError, match="not a manifest of version 1"):
+    with pytest.raises(ConfigError, match="not a manifest of version 1"):
         manifest.read(uri)
     pq.write_table(pa.table({"a": [1]}), tmp_path / "m.parquet")
-    with pytest.raises(SchemaError, match="it has version none and columns a"):
+    with pytest.raises(ConfigError, match="it has version none and columns a"):
         manifest.read(uri)
 
 
@@ -143,7 +145,7 @@ def test_damaged_pages_are_named(tmp_path: Path) -> None:
     start = pq.read_metadata(path).row_group(0).column(0).dictionary_page_offset or 4
     data[start : start + 40] = bytes(40)
     path.write_bytes(data)
-    with pytest.raises(SchemaError, match=rf"{path}: .*make it anew with jobs/manifest\.py"):
+    with pytest.raises(ConfigError, match=rf"{path}: .*make it anew with jobs/manifest\.py"):
         manifest.read(storage.to_uri(str(path)))
 
 
@@ -239,7 +241,7 @@ def test_a_worker_reads_the_manifest_that_was_planned_from_or_none(tmp_path: Pat
 
 def test_what_is_no_manifest_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"text")
-    with pytest.raises(SchemaError, match="not a Parquet file"):
+    with pytest.raises(ConfigError, match="not a manifest, which"):
         manifest.read(storage.to_uri(str(tmp_path / "x")))
     with pytest.raises(ConfigError, match=r"make it with jobs/manifest\.py"):
         manifest.read(storage.to_uri(str(tmp_path / "absent")))
@@ -266,3 +268,21 @@ def test_sources_must_not_cross_folds_nor_clips_come_twice() -> None:
         manifest.check(manifest.to_table(crossing))
     with pytest.raises(ConfigError, match="named twice"):
         manifest.check(manifest.to_table(layouts.from_flat(files("a.wav", "a.wav"))))
+
+
+def test_clips_without_a_label_and_classes_that_look_alike_are_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    labels = {"a": "dog_bark", "b": "Dog bark", "c": "", "d": "siren"}
+    for name in labels:
+        (tmp_path / f"{name}.wav").touch()
+    csv = tmp_path / "clips.csv"
+    csv.write_text("path,labels\n" + "".join(f"{name}.wav,{label}\n" for name, label in labels.items()))
+    flags: dict[str, Any] = {"input": str(tmp_path), "layout": "csv", "metadata": str(csv)}
+    assert pipeline.run(ManifestConfig(**flags, output=str(tmp_path / "m.pq"))) == "ok"
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert [words.split(":")[0] for words in warnings] == [
+        f"--output {tmp_path}/m.pq", "1 of 4 clips have no label", "classes that may be meant as one",
+    ]  # fmt: skip
+    with pytest.raises(ConfigError, match="is a directory; give the name of a file"):
+        pipeline.run(ManifestConfig(**flags, output=str(tmp_path)))

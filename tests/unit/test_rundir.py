@@ -21,6 +21,29 @@ def test_a_directory_keeps_to_the_configuration_it_was_begun_with(tmp_path: Path
         directory.bind("train", {}, {})
 
 
+def test_what_differs_is_told_field_by_field_and_digests_in_words(tmp_path: Path) -> None:
+    directory = RunDirectory(str(tmp_path / "run"))
+    begun = {
+        "front_end": {"name": "x", "n_mels": 64, "deep": {"a": 1}},
+        "manifest_digest": "0f",
+        "units": "1, digest 7",
+    }
+    directory.bind("extract", begun, {})
+    now = {"front_end": {"name": "x", "n_mels": 128, "deep": {"a": 2}}, "manifest_digest": "1f", "units": "1, digest 7"}
+    with pytest.raises(ConfigError) as told:
+        directory.require("extract", now)
+    assert (
+        "another configuration: front_end.deep.a was 1 and is now 2; front_end.n_mels was 64 and is now 128; "
+        "the manifest names other clips, labels or folds. Give"
+    ) in str(told.value)
+
+
+def test_a_file_is_no_run_directory(tmp_path: Path) -> None:
+    (tmp_path / "run").touch()
+    with pytest.raises(ConfigError, match="/run: is a file, and should be a directory"):
+        RunDirectory(str(tmp_path / "run"))
+
+
 def test_success_marks_an_ok_status_alone(tmp_path: Path) -> None:
     directory = RunDirectory(str(tmp_path))
     directory.finish({"status": "ok"})
