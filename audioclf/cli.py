@@ -6,9 +6,10 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from types import FrameType
-from typing import Any
+from typing import Any, get_origin, get_type_hints
 
 import tyro
 
@@ -57,11 +58,21 @@ def run(config_type: type, pipeline: str, description: str | None) -> int:
 
 
 def _parse(config_type: type, description: str | None) -> Any:
+    _require_lists_in_one(config_type, sys.argv[1:])
     try:
         return tyro.cli(config_type, description=description, default=recipes.defaults(config_type, sys.argv[1:]))
     except BrokenPipeError:  # --help into a program that has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it once more when it ends
         sys.exit(EXIT_OK)
+
+
+def _require_lists_in_one(config_type: type, arguments: Sequence[str]) -> None:
+    """Refuse a flag of several values that is given twice: as of any flag the last counts, the others were lost."""
+    lists = [name for name, hint in get_type_hints(config_type).items() if get_origin(hint) is tuple]
+    given = [word.split("=")[0].replace("_", "-") for word in arguments]
+    for flag in ("--" + name.replace("_", "-") for name in lists):
+        if given.count(flag) > 1:
+            raise ConfigError(f"{flag} is given twice; give all its values in a row: {flag} A B")
 
 
 class JsonLines(logging.Formatter):

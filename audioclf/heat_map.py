@@ -20,6 +20,8 @@ COLOURS = "RdBu_r"
 MAX_LABEL = 40
 TALL = 20
 """With more classes than this, the sets are named below, too."""
+MOST_CLASSES = 100
+"""More than this would take minutes to draw, and nobody would read them."""
 CELL_IN = (1.15, 0.36)
 DPI = 120
 
@@ -39,7 +41,8 @@ def draw(rows: Sequence[Mapping[str, Any]], title: str) -> bytes:
 
 
 def figure(rows: Sequence[Mapping[str, Any]], title: str) -> Figure:
-    """Classes x transform sets, coloured by the change of log-loss; each cell with its number and 95 % interval.
+    """Classes x transform sets, coloured by the change of log-loss; each cell with its number and 95 % interval. Of
+    very many classes, those that change most.
 
     Args:
         rows: of a learned policy: a row for each class and transform set, `*` for all classes, with the fields class,
@@ -48,6 +51,9 @@ def figure(rows: Sequence[Mapping[str, Any]], title: str) -> Figure:
     """
     sets = list(dict.fromkeys(row["transform_set"] for row in rows))
     classes = list(dict.fromkeys(row["class"] for row in rows))
+    if len(classes) > MOST_CLASSES:
+        title += f"\n(the {MOST_CLASSES} of {len(classes):,} classes that change most)"
+        rows, classes = _most_changed(rows, classes)
     classes.sort(key=lambda name: name == EVERY_CLASS)  # all classes last
     limit = max((abs(row["shrunk"]) for row in rows), default=0.0) or 1.0
     colours = ScalarMappable(Normalize(-limit, limit), COLOURS)
@@ -65,6 +71,18 @@ def figure(rows: Sequence[Mapping[str, Any]], title: str) -> Figure:
     chart.legend(handles=[hatched], loc="outside lower right", frameon=False, fontsize=9)
     chart.suptitle(title, parse_math=False, fontsize=12)
     return chart
+
+
+def _most_changed(
+    rows: Sequence[Mapping[str, Any]], classes: Sequence[str]
+) -> tuple[list[Mapping[str, Any]], list[str]]:
+    """The rows of the classes with the greatest changes, and of all together."""
+    change = dict.fromkeys(classes, 0.0)
+    for row in rows:
+        change[row["class"]] = max(change[row["class"]], abs(row["shrunk"]))
+    change[EVERY_CLASS] = math.inf
+    kept = {*sorted(change, key=lambda name: -change[name])[:MOST_CLASSES]}
+    return [row for row in rows if row["class"] in kept], [name for name in classes if name in kept]
 
 
 def _cell(axes: Any, colours: ScalarMappable, x: int, y: int, row: Mapping[str, Any]) -> None:

@@ -100,6 +100,10 @@ def _augmentation(config: ExtractConfig) -> Augmentation:
     if takes_backgrounds and not config.backgrounds:
         raise ConfigError("the transform set bg needs --backgrounds, a folder of background recordings")
     found = backgrounds.find(config.backgrounds) if config.backgrounds and takes_backgrounds else ()
+    for name in sets:
+        choices = len(TRANSFORM_SETS[name].choices)
+        if not TRANSFORM_SETS[name].ranges and config.copies > choices:
+            log.warning("--copies %d: %s has %d different ones, which come again", config.copies, name, choices)
     augmentation = Augmentation(sets, config.copies, config.seed, config.engine, wanted, found)
     if augmentation.needs_engine:
         try:

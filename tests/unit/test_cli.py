@@ -22,6 +22,8 @@ class Flags:
 
     number: int = 1
     """Any number."""
+    some_names: tuple[str, ...] = ()
+    """Any names."""
 
 
 @pytest.fixture
@@ -117,6 +119,23 @@ def test_an_unknown_flag_is_bad_usage(exit_code: Callable[..., int], capsys: pyt
         exit_code(lambda config: "ok", "--numbre", "7")
     assert stopped.value.code == 2
     assert "--numbre" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("again", ["--some-names=c", "--some-names c", "--some_names c"])
+def test_a_flag_of_several_values_is_given_once(
+    exit_code: Callable[..., int], caplog: pytest.LogCaptureFixture, again: str
+) -> None:
+    """Of others the last counts, so that scripts can have defaults."""
+    seen: list[Flags] = []
+
+    def pipeline(config: Flags) -> str:
+        seen.append(config)
+        return "ok"
+
+    assert exit_code(pipeline, "--number", "7", "--some-names", "a", "b", "--number", "8") == 0
+    assert seen == [Flags(8, ("a", "b"))]
+    assert exit_code(pipeline, "--some-names", "a", *again.split()) == 2
+    assert "--some-names is given twice; give all its values in a row" in caplog.text
 
 
 def test_a_defect_is_not_hidden(exit_code: Callable[..., int]) -> None:

@@ -5,8 +5,12 @@ them. The CRD itself lets fields that it does not know pass, and drops them; her
 """
 
 import copy
+import os
 import re
 import shlex
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -445,3 +449,22 @@ def test_the_build_gets_no_more_of_the_checkout_than_is_copied() -> None:
         argument.split()[0] for word, argument in instructions((ROOT / "Containerfile").read_text()) if word == "COPY"
     }
     assert kept == copied
+
+
+def test_the_image_knows_what_audioclf_requires(tmp_path: Path) -> None:
+    """Its files alone, in which no distribution is installed."""
+    for source, target in re.findall(r"^COPY (\S+) /app/(\S+)$", (ROOT / "Containerfile").read_text(), re.MULTILINE):
+        put: Any = shutil.copytree if (ROOT / source).is_dir() else shutil.copy
+        put(ROOT / source, tmp_path / target)
+    code = """if True:
+        import importlib.metadata as metadata
+        def distribution(name): raise metadata.PackageNotFoundError(name)
+        metadata.distribution = distribution
+        from audioclf import doctor
+        print(doctor.__file__, doctor.python_version().status)
+    """
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.stdout.split() == [str(tmp_path / "audioclf" / "doctor.py"), "ok"], done.stderr

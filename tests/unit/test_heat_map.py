@@ -106,3 +106,10 @@ def test_any_class_name_can_be_drawn(name: str) -> None:
     assert size(png)[0] < 12 * heat_map.DPI
     if "$" in name:
         assert name in texts(heat_map.figure(rows([name]), "title"))
+
+
+def test_of_very_many_classes_those_that_change_most_are_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(heat_map, "MOST_CLASSES", 3)
+    chart = heat_map.figure(rows([f"class {i}" for i in range(7)]), "title")  # from -0.2 at class 0 to 0.54 at class 6
+    assert [text.get_text() for text in chart.axes[0].get_yticklabels()] == ["class 5", "class 6", "all classes (*)"]
+    assert any("the 3 of 8 classes that change most" in text for text in texts(chart))
