@@ -105,6 +105,8 @@ def find(path_or_uri: str, name: str | None = None) -> str:
     for candidate in (uri, storage.join(uri, FOLDER)):
         if storage.exists(storage.join(candidate, DESCRIPTION)):
             return candidate
+    if storage.exists(storage.join(uri, rundir.CONFIG)):
+        raise ConfigError(f"{path_or_uri}: its training has not ended; give the command that began it again, to go on")
     known = ", ".join(pretrained.PUBLISHED)
     if path_or_uri.endswith(WEIGHTS_FILES):
         raise ConfigError(f"{path_or_uri}: weights of which network? Give NAME:{path_or_uri}, NAME one of {known}")

@@ -91,6 +91,25 @@ def check(clips: pa.Table) -> None:
         )
 
 
+def require_each_once(clip_ids: pa.ChunkedArray, name: str) -> None:
+    """Refuse a manifest, by whomever it was put together, that names a clip twice.
+
+    Args:
+        clip_ids: of its rows.
+        name: of the manifest, for messages.
+
+    Raises:
+        ConfigError: there is such a clip.
+    """
+    if pc.call_function("count_distinct", [clip_ids]).as_py() == len(clip_ids):
+        return
+    again = np.flatnonzero(first_rows(clip_ids) != np.arange(len(clip_ids)))
+    raise ConfigError(
+        f"{name}: {len(again):,} of its rows name a clip that another names too, such as row {again[0]:,} "
+        f"(clip_id {clip_ids[int(again[0])]}); make it with jobs/manifest.py from a folder that is above all clips"
+    )
+
+
 def _row(clips: pa.Table, row: int) -> dict[str, Any]:
     return clips.slice(row, 1).to_pylist()[0]
 

@@ -45,6 +45,7 @@ def run(config: ExtractConfig) -> str:
     table = clips.table.slice(0, config.limit)
     if len(table) == 0:
         raise ConfigError(f"{config.manifest}: the manifest holds no clips")
+    manifest.require_each_once(table["clip_id"], config.manifest)
     if augmentation.policy:
         policy.warn_of_strangers(augmentation.policy, table["labels"].combine_chunks().flatten().unique().to_pylist())
     directory = RunDirectory(config.output)

@@ -9,7 +9,7 @@ import torch
 from audioclf import checkpoint, models, storage
 from audioclf.audio.frontend import get_front_end
 from audioclf.checkpoint import Checkpoint
-from audioclf.errors import SchemaError
+from audioclf.errors import ConfigError, SchemaError
 from audioclf.labels import Vocabulary
 
 SPEC = get_front_end("logmel44k")
@@ -122,3 +122,9 @@ def test_a_description_that_is_none_is_refused(tmp_path: Path) -> None:
 def test_damaged_thresholds_are_refused(tmp_path: Path, damaged: object, says: str) -> None:
     with pytest.raises(SchemaError, match=rf"checkpoint\.json: not a checkpoint's description: thresholds: {says}"):
         checkpoint.load(save(tmp_path, thresholds=damaged))
+
+
+def test_a_training_that_has_not_ended_is_no_checkpoint_yet(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ConfigError, match="its training has not ended; give the command that began it again"):
+        checkpoint.find(str(tmp_path))

@@ -286,3 +286,10 @@ def test_clips_without_a_label_and_classes_that_look_alike_are_told(
     ]  # fmt: skip
     with pytest.raises(ConfigError, match="is a directory; give the name of a file"):
         pipeline.run(ManifestConfig(**flags, output=str(tmp_path)))
+
+
+def test_a_manifest_put_together_by_hand_names_each_clip_once() -> None:
+    ids = pa.chunked_array([["a", "b"], ["c", "b", "a"]])
+    manifest.require_each_once(ids[:3], "m.parquet")
+    with pytest.raises(ConfigError, match=r"m\.parquet: 2 of its rows .* such as row 3 \(clip_id b\)"):
+        manifest.require_each_once(ids, "m.parquet")
