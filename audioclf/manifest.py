@@ -101,9 +101,14 @@ def require_each_once(clip_ids: pa.ChunkedArray, name: str) -> None:
     Raises:
         ConfigError: there is such a clip.
     """
-    if pc.call_function("count_distinct", [clip_ids]).as_py() == len(clip_ids):
+    # Hashes first: of five million ids they take 40 MB, where Arrow's tables take 1.4 GB.
+    hashes = [np.fromiter(map(hash, chunk.to_pylist()), np.int64, len(chunk)) for chunk in clip_ids.chunks]
+    in_order = np.sort(np.concatenate([np.empty(0, np.int64), *hashes]))
+    if (in_order[1:] != in_order[:-1]).all():
         return
     again = np.flatnonzero(first_rows(clip_ids) != np.arange(len(clip_ids)))
+    if not len(again):  # two ids of one hash
+        return
     raise ConfigError(
         f"{name}: {len(again):,} of its rows name a clip that another names too, such as row {again[0]:,} "
         f"(clip_id {clip_ids[int(again[0])]}); make it with jobs/manifest.py from a folder that is above all clips"
