@@ -47,7 +47,13 @@ class FileInfo:
 
 
 def to_uri(path_or_uri: str) -> str:
-    """A URI without trailing slash from a URI or a local path."""
+    """A URI without trailing slash from a URI or a local path.
+
+    Raises:
+        ConfigError: nothing, or a scheme that is neither.
+    """
+    if not path_or_uri:
+        raise ConfigError("an empty path or URI: is a variable of the shell not set?")
     for scheme, root in (("s3://", ""), ("file://", "/")):
         if path_or_uri.startswith(scheme):
             return scheme + (path_or_uri.removeprefix(scheme).rstrip("/") or root)

@@ -2,6 +2,9 @@
 
 from audioclf.errors import ConfigError
 
+SHORTEST_S = 0.01
+"""Of a segment, a window, or from one to the next: shorter ones are a mistake, and would be without number."""
+
 MIN_MEMORY_MB = 500
 """Of a worker: its libraries take more than half of it."""
 

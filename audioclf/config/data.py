@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from audioclf.config.checks import MIN_MEMORY_MB, require
+from audioclf.config.checks import MIN_MEMORY_MB, SHORTEST_S, require
 
 Layout = Literal["folders", "flat", "csv", "esc50", "urbansound8k", "audioset"]
 
@@ -100,9 +100,20 @@ class ExtractConfig:
     """Print the plan; do nothing."""
 
     def __post_init__(self) -> None:
-        require(self.segment_s is None or 0 < self.segment_s < math.inf, "--segment-s must be positive")
+        require(
+            self.segment_s is None or SHORTEST_S <= self.segment_s < math.inf,
+            f"--segment-s must be {SHORTEST_S} seconds or more",
+        )
         require(self.max_segment_s > 0, "--max-segment-s must be positive")
         require(self.copies >= 1, "--copies must be 1 or more; leave --augment out for none")
+        unused = [
+            flag
+            for flag, given in (
+                ("--copies", self.copies > 1), ("--backgrounds", self.backgrounds), ("--engine", self.engine != "r2")
+            )
+            if given
+        ]  # fmt: skip
+        require(bool(self.augment or self.policy) or not unused, f"{' and '.join(unused)} needs --augment or --policy")
         require(not (self.augment and self.policy), "--policy says which sets are wanted; leave --augment out")
         require(len(set(self.augment)) == len(self.augment), "--augment names a transform set twice")
         require(0 <= self.max_reject_fraction <= 1, "--max-reject-fraction must lie between 0 and 1")

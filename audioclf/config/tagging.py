@@ -1,9 +1,10 @@
 """Flags of jobs/tag.py."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
-from audioclf.config.checks import MIN_MEMORY_MB, require
+from audioclf.config.checks import MIN_MEMORY_MB, SHORTEST_S, require
 
 MOST_KEEP_DAYS = 36_500
 
@@ -73,8 +74,8 @@ class TagConfig:
     """Print the plan; do nothing."""
 
     def __post_init__(self) -> None:
-        require(self.window_s is None or self.window_s > 0, "--window-s must be positive")
-        require(self.hop_s is None or self.hop_s > 0, "--hop-s must be positive")
+        for flag, seconds in (("--window-s", self.window_s), ("--hop-s", self.hop_s)):
+            require(seconds is None or SHORTEST_S <= seconds < math.inf, f"{flag} must be {SHORTEST_S} seconds or more")
         require(self.top_k is None or self.top_k >= 1, "--top-k must be 1 or more")
         require(self.threshold is None or 0 <= self.threshold <= 1, "--threshold must lie between 0 and 1")
         require(self.threshold is None or self.thresholds is None, "--threshold and --thresholds: give one of them")

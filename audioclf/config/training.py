@@ -208,6 +208,10 @@ class CrossvalConfig(Training):
         super().__post_init__()
         require(self.policy_epochs is None or self.policy_epochs >= 1, "--policy-epochs must be 1 or more")
         require(self.policy_repetitions >= 1, "--policy-repetitions must be 1 or more")
+        require(
+            self.policy == "learn" or (self.policy_epochs, self.policy_validation_folds) == (None, None),
+            "--policy-epochs and --policy-validation-folds need --policy learn",
+        )
         _require_even(self.policy_validation_folds, "--policy-validation-folds")
         require(self.seeds >= 1, "--seeds must be 1 or more")
         require(self.num_workers >= 1, "--num-workers must be 1 or more")

@@ -14,6 +14,13 @@ log = logging.getLogger("audioclf")
 COMPARISON = "comparison.json"
 
 
+def require(baseline: RunDirectory) -> None:
+    """Raise ConfigError unless there is a finished cross-validation."""
+    config = rundir.read_json(baseline.at(rundir.CONFIG)) or {}
+    if config.get("job") != "crossval" or not baseline.is_complete():
+        raise ConfigError(f"--baseline {baseline}: not the directory of a finished jobs/crossval.py")
+
+
 def runs(baseline: RunDirectory, run: RunDirectory) -> dict[str, Any]:
     """The change of accuracy from the baseline to a run; each clip's hits are the mean over the seeds.
 

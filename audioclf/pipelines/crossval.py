@@ -29,6 +29,8 @@ def run(config: CrossvalConfig) -> str:
     storage.reach(*config.shards, config.output, *filter(None, [config.baseline]))
     shard_uris = tuple(storage.to_uri(uri) for uri in config.shards)
     extractions = rundir.bindings(shard_uris)
+    if config.baseline is not None:
+        compare.require(RunDirectory(config.baseline))
     chosen = policy.read(config.policy) if config.policy and config.policy != LEARN else None
     how = train_checks.check(shard_uris, training_of(config), None, chosen, every_fold=True)
     labels, row_folds = shards.all_labels(shard_uris)

@@ -220,7 +220,9 @@ def _run_tasks(learning: Learning, due: Sequence[PolicyTraining], folder: str) -
     waiting, running = list(reversed(due)), dict[Any, PolicyTraining]()
     began = shown = time.monotonic()
     while waiting or running:
-        while waiting and len(running) < cluster.cpus():
+        # Beyond the CPUs there are: a cluster that starts nodes on demand does so for tasks that wait.
+        most = max(1, cluster.cpus()) * (2 if cluster.may_grow() else 1)
+        while waiting and len(running) < most:
             one = waiting.pop()
             chosen = learning.designs[one.repetition].policies[one.run]
             running[fit.remote(examples, learning.how, learning.seed, one, chosen)] = one

@@ -3,6 +3,7 @@
 import contextlib
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -11,8 +12,9 @@ import pyarrow.compute as pc
 from audioclf import manifest, parquet_files, read_ahead, row_sound, rundir, shards, storage
 from audioclf.audio import recording
 from audioclf.audio.pcm import Pcm
-from audioclf.errors import AudioclfError, ClipError, ConfigError, StorageError
+from audioclf.errors import AudioclfError, ClipError
 from audioclf.report import media
+from audioclf.report.media import SoundSource
 from audioclf.report.page import Chart, Facts, Section, Sound, Sounds, Table, bars, name_of
 from audioclf.row_sound import RowSounds
 from audioclf.rundir import RunDirectory
@@ -182,24 +184,27 @@ def _rejects(directory: RunDirectory, summary: dict[str, Any] | None) -> list[Ta
             [
                 (reason if i == 0 else "", f"{counts[reason]:,}" if i == 0 else "", name_of(row["uri"]), row["message"])
                 for reason, _ in counts.most_common()
-                for i, row in enumerate(examples[reason])
+                for i, row in enumerate(examples[reason] or [NOT_LOOKED_INTO])
             ],
         )
     ]
+
+
+NOT_LOOKED_INTO = {"uri": "", "message": f"none among the first {REJECTS_SAMPLED:,} rejects"}
 
 
 def _sounds(directory: RunDirectory, rows: Sequence[dict[str, Any]]) -> list[Sounds]:
     """Clips of different classes, each beside its copies."""
     sounds = RowSounds(directory)
     shown = _shown(rows)
-    with contextlib.suppress(ConfigError, ClipError, StorageError):  # told beside each sound that can't be had
+    with contextlib.suppress(AudioclfError):  # told beside each sound that can't be had
         sounds.look_up(shown)
-    lines = []
+    lines, source = [], SoundSource()
     for clip in shown:
         first = min((row for row in rows if row["clip_id"] == clip), key=lambda row: row["segment_index"])
         of_segment = [row for row in rows if row["clip_id"] == clip and row["segment_index"] == first["segment_index"]]
         of_segment.sort(key=lambda row: row["copy_index"])
-        lines.append([_sound(row, sounds) for row in _evenly(of_segment, COPIES_SHOWN)])
+        lines.append([_sound(row, sounds, source) for row in _evenly(of_segment, COPIES_SHOWN)])
     if not lines:
         return []
     if all(len(line) == 1 for line in lines):
@@ -228,7 +233,7 @@ def _sounds_note(rows: Sequence[dict[str, Any]]) -> str:
     )
 
 
-def _sound(row: dict[str, Any], sounds: RowSounds) -> Sound:
+def _sound(row: dict[str, Any], sounds: RowSounds, source: SoundSource) -> Sound:
     """A row with its picture, and its sound if the recording can still be had."""
     copy = row["transform_set"] if row["copy_index"] else "original"
     lines = [f"{', '.join(row['labels']) or 'no label'}; {copy}"]
@@ -236,8 +241,8 @@ def _sound(row: dict[str, Any], sounds: RowSounds) -> Sound:
         lines.append(row["transform_params"])
     front_end = sounds.front_end
     try:
-        samples = sounds.samples(row)
-    except (ClipError, ConfigError, StorageError) as error:
+        samples = source.get(partial(sounds.samples, row))
+    except AudioclfError as error:  # of rubberband too, which need not be on the machine where one looks
         return Sound(name_of(row["uri"]), [*lines, f"no sound: {error}"], _picture(row))
     seen = media.picture_of(samples, front_end.sample_rate) if isinstance(front_end, Pcm) else _picture(row)
     return Sound(name_of(row["uri"]), lines, seen, media.audio(samples, front_end.sample_rate))

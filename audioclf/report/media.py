@@ -2,6 +2,8 @@
 
 import base64
 import io
+from collections.abc import Callable
+from typing import TypeVar
 
 import numpy as np
 import soundfile
@@ -9,6 +11,9 @@ import soxr
 from matplotlib import image
 
 from audioclf.audio.frontend import FrontEnd, get_front_end, log_mel
+from audioclf.errors import StorageError
+
+T = TypeVar("T")
 
 MOST_S = 10.0
 """Of a sound, what a page holds: 80 kB."""
@@ -16,6 +21,25 @@ RANGE_DB = 80.0
 """Of a picture, from its loudest point down."""
 MP3_RATE_HZ = 32_000
 """One that MP3 has; sounds of other rates are resampled for listening."""
+
+
+class SoundSource:
+    """Gets the sounds of one report: none is asked for once their store could not be reached, since each would
+    take a minute to find that out.
+    """
+
+    def __init__(self) -> None:
+        self._error: StorageError | None = None
+
+    def get(self, read: Callable[[], T]) -> T:
+        """What `read` gives. Raises StorageError where it does, or did before."""
+        if self._error is not None:
+            raise self._error
+        try:
+            return read()
+        except StorageError as error:
+            self._error = error
+            raise
 
 
 def picture(pixels: np.ndarray) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from audioclf.audio.recording import Recording
 from audioclf.config import Training
 from audioclf.errors import ClipError, ConfigError, StorageError
 from audioclf.report import media
+from audioclf.report.media import SoundSource
 from audioclf.report.page import Block, Chart, Facts, Pictures, Section, Sound, Sounds, Table, name_of, words
 from audioclf.rundir import RunDirectory
 
@@ -202,21 +204,28 @@ def _mistakes(measured: dict[str, Any], predictions: Sequence[dict[str, Any]]) -
     note = f"{len(wrong):,} of {len(_first_seed(predictions)):,} clips are taken for another class" + (
         f"; the {len(shown)} of which the network was surest." if len(shown) < len(wrong) else "."
     )
-    return [Sounds([_mistake(*one) for one in shown])] if shown else [Facts([("mistakes", "none")])], note
+    source = SoundSource()
+    return [Sounds([_mistake(*one, source=source) for one in shown])] if shown else [
+        Facts([("mistakes", "none")])
+    ], note
 
 
-def _mistake(of_label: float, heard: str, of_heard: float, row: dict[str, Any]) -> Sound:
+def _mistake(of_label: float, heard: str, of_heard: float, row: dict[str, Any], source: SoundSource) -> Sound:
     name = name_of(row["uri"])
     fold = "" if row["fold"] is None else f"fold {row['fold']}; "
     lines = [f"{fold}is {', '.join(row['labels'])} ({of_label:.2f})", f"heard as {heard} ({of_heard:.2f})"]
     try:
-        file = storage.open_ranged(row["uri"])
-        with Recording(file, storage.display(row["uri"]), row.get("start_s"), row.get("end_s")) as recording:
-            rate = recording.sample_rate
-            samples = recording.read(0, round(media.MOST_S * rate))
+        samples, rate = source.get(partial(_heard, row))
     except (ClipError, StorageError) as error:
         return Sound(name, [*lines, f"no sound: {error}"])
     return Sound(name, lines, media.picture_of(samples, rate), media.audio(samples, rate))
+
+
+def _heard(row: dict[str, Any]) -> tuple[np.ndarray, int]:
+    """The beginning of a clip, at its own rate."""
+    file = storage.open_ranged(row["uri"])
+    with Recording(file, storage.display(row["uri"]), row.get("start_s"), row.get("end_s")) as recording:
+        return recording.read(0, round(media.MOST_S * recording.sample_rate)), recording.sample_rate
 
 
 def _histories(directory: RunDirectory) -> dict[str, list[dict[str, float]]]:

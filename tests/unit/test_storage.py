@@ -491,3 +491,8 @@ def test_places_that_do_not_exist_are_bad_usage(tmp_path: Path, s3_bucket: str) 
 def test_a_folder_in_place_of_a_file_is_one_clips_trouble(tmp_path: Path) -> None:
     with pytest.raises(UnreadableClipError):
         storage.read_bytes(storage.to_uri(str(tmp_path)))
+
+
+def test_an_empty_path_is_not_the_working_directory() -> None:
+    with pytest.raises(ConfigError, match="is a variable of the shell not set"):
+        storage.to_uri("")
