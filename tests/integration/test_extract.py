@@ -126,7 +126,7 @@ def test_units_planned_otherwise_are_not_taken_for_the_same(clips: Path, tmp_pat
     manifest.run(ManifestConfig(input=str(clips), output=listed))
     assert extract.run(ExtractConfig(manifest=listed, output=output, segment_s=0.05)) == "ok"
     manifest.run(ManifestConfig(input=str(clips), output=listed, probe=True))
-    with pytest.raises(ConfigError, match="units was"):
+    with pytest.raises(ConfigError, match="the units of work are others"):
         extract.run(ExtractConfig(manifest=listed, output=output, segment_s=0.05))
 
 
