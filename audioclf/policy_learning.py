@@ -59,7 +59,8 @@ def design(
     least is left as a dummy. Each class goes through the rows in an order of its own, so that one training augments
     some classes with a set and others without. Among each n_runs classes the orders are a Latin square: each training
     has every row once. Odd repetitions turn all signs of the one before, which keeps interactions of two sets out of
-    the effects of single ones.
+    the effects of single ones. As many classes have a set in one training as in another: what
+    it does to all of them at once, through the layers they share, is no part of an effect.
 
     Args:
         transform_sets: names.
