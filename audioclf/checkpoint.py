@@ -105,7 +105,8 @@ def find(path_or_uri: str, name: str | None = None) -> str:
     for candidate in (uri, storage.join(uri, FOLDER)):
         if storage.exists(storage.join(candidate, DESCRIPTION)):
             return candidate
-    if storage.exists(storage.join(uri, rundir.CONFIG)):
+    begun = rundir.read_json(storage.join(uri, rundir.CONFIG))
+    if isinstance(begun, dict) and begun.get("job") == "train":
         raise ConfigError(f"{path_or_uri}: its training has not ended; give the command that began it again, to go on")
     known = ", ".join(pretrained.PUBLISHED)
     if path_or_uri.endswith(WEIGHTS_FILES):

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from audioclf import backgrounds, manifest, rundir, storage
+from audioclf import backgrounds, manifest, storage
 from audioclf.audio import augment, pcm, segment
 from audioclf.audio.augment import Transform
 from audioclf.audio.recording import Recording
@@ -37,7 +37,7 @@ class RowSounds:
     """
 
     def __init__(self, directory: RunDirectory):
-        made = rundir.read_json(directory.at(rundir.CONFIG))
+        made = directory.config()
         if made is None or made["job"] != "extract":
             raise ConfigError(f"{directory}: not a run directory of jobs/extract.py")
         self._made = made

@@ -47,6 +47,17 @@ class RunDirectory:
         """The URI of something inside."""
         return storage.join(self.uri, *names)
 
+    def config(self) -> dict[str, Any] | None:
+        """What it was begun with: `job`, `binding` and `flags`; None where nothing has begun.
+
+        Raises:
+            ConfigError: the file of that name is another program's.
+        """
+        found = read_json(self.at(CONFIG))
+        if found is not None and not (isinstance(found, dict) and found.keys() >= {"job", "binding", "flags"}):
+            raise ConfigError(f"{self}: the {CONFIG} there is not audioclf's; give another directory")
+        return found
+
     def bind(self, job: str, binding: dict[str, Any], flags: dict[str, Any]) -> None:
         """Begin the directory, or make sure that it was begun with the same configuration.
 
@@ -63,7 +74,7 @@ class RunDirectory:
 
     def require(self, job: str, binding: dict[str, Any]) -> bool:
         """Whether the directory was begun, and if so by the same job and configuration; see `bind`."""
-        found = read_json(self.at(CONFIG))
+        found = self.config()
         if found is None:
             return False
         if found["job"] != job:
@@ -134,12 +145,12 @@ def manifests(run_uris: Iterable[str]) -> list[str]:
     """What identifies the manifests that extractions were made of: folds of one are folds of another only if it is the
     same. Sorted, each once.
     """
-    found = (read_json(RunDirectory(uri).at(CONFIG)) or {} for uri in run_uris)
+    found = (RunDirectory(uri).config() or {} for uri in run_uris)
     return sorted({config["binding"]["manifest_digest"] for config in found if config.get("job") == "extract"})
 
 
 def _binding_of_extraction(directory: RunDirectory) -> str:
-    found = read_json(directory.at(CONFIG))
+    found = directory.config()
     if found is None or found["job"] != "extract":
         raise ConfigError(f"{directory}: not a run directory of jobs/extract.py")
     binding = found["binding"]

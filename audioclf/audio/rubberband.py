@@ -4,6 +4,7 @@ import contextlib
 import functools
 import math
 import os
+import signal
 import socket
 import subprocess
 import tempfile
@@ -24,6 +25,9 @@ HEADROOM_PEAK = 1 / 16
 """Highest peak of what the program is given: it makes softer what would come out above 1, as clipped noise does, whose
 peaks become four times as high. Samples are scaled by a power of two, which changes none of their digits, before and
 back after."""
+
+ENDING_SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
+"""Of a terminal, or of a machine that shuts down: no clip is to blame."""
 
 MIN_SAMPLES = 1024
 """Shorter sounds are padded to this: the engines give nothing or nonsense for less. Nor may a result be shorter by
@@ -89,6 +93,8 @@ def stretch_and_shift(
     try:
         found = _run(scaled, sample_rate, stretch, pitch_semitones, engine, folder)[:length]
     except (subprocess.CalledProcessError, soundfile.LibsndfileError, RuntimeError, OSError) as error:
+        if isinstance(error, subprocess.CalledProcessError) and -error.returncode in ENDING_SIGNALS:
+            raise EngineError(f"{clip_uri}: {what} was ended from outside (signal {-error.returncode})") from error
         check.cache_clear()
         check()
         _check_room(folder, len(scaled) + length)

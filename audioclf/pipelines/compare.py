@@ -16,8 +16,8 @@ COMPARISON = "comparison.json"
 
 def require(baseline: RunDirectory) -> None:
     """Raise ConfigError unless there is a finished cross-validation."""
-    config = rundir.read_json(baseline.at(rundir.CONFIG)) or {}
-    if config.get("job") != "crossval" or not baseline.is_complete():
+    config = baseline.config()
+    if config is None or config["job"] != "crossval" or not baseline.is_complete():
         raise ConfigError(f"--baseline {baseline}: not the directory of a finished jobs/crossval.py")
 
 

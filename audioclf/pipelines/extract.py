@@ -190,7 +190,7 @@ def _check_memory(plan: ExtractPlan, config: ExtractConfig) -> None:
 
 def _bound_segment_s(directory: RunDirectory, config: ExtractConfig) -> float | None:
     """What the run that began this directory found by the same flags, so that a resume reads no headers."""
-    begun = rundir.read_json(directory.at(rundir.CONFIG))
+    begun = directory.config()
     if begun is None:
         return None
     flags = begun.get("flags", {})

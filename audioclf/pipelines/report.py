@@ -43,7 +43,7 @@ def _sections(directory: RunDirectory) -> tuple[str, list[Section]]:
     Raises:
         ConfigError: not a run directory, or of a job that leaves nothing to see.
     """
-    made = rundir.read_json(directory.at(rundir.CONFIG))
+    made = directory.config()
     if made is None:
         return "tag", _one_night(directory)
     job = made["job"]

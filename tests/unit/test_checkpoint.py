@@ -125,6 +125,6 @@ def test_damaged_thresholds_are_refused(tmp_path: Path, damaged: object, says: s
 
 
 def test_a_training_that_has_not_ended_is_no_checkpoint_yet(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "config.json").write_text('{"job": "train", "binding": {}, "flags": {}}')
     with pytest.raises(ConfigError, match="its training has not ended; give the command that began it again"):
         checkpoint.find(str(tmp_path))

@@ -81,6 +81,15 @@ def test_a_program_that_goes_away_in_mid_run_is_not_the_clips_fault(
         stretch()
 
 
+@pytest.mark.parametrize("name", ["INT", "TERM"])
+def test_a_program_that_is_ended_from_outside_is_not_the_clips_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    put_on_path(tmp_path, monkeypatch, f'[ "$1" = --version ] && exit 0\nkill -{name} $$\n')
+    with pytest.raises(EngineError, match=r"clip\.wav: rubberband -t .* was ended from outside \(signal \d+\)"):
+        stretch()
+
+
 @pytest.mark.parametrize("then", ["exit 1", "exit 0", 'printf "no audio" > "$last"'])
 def test_a_failure_over_one_sound_is_that_clips_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, then: str

@@ -38,6 +38,15 @@ def test_what_differs_is_told_field_by_field_and_digests_in_words(tmp_path: Path
     ) in str(told.value)
 
 
+@pytest.mark.parametrize("content", ['{"model_type": "wav2vec2"}', "[1]"])
+def test_another_programs_configuration_is_none(tmp_path: Path, content: str) -> None:
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(ConfigError, match=r"config\.json there is not audioclf's"):
+        RunDirectory(str(tmp_path)).bind("extract", {}, {})
+    with pytest.raises(ConfigError, match=r"config\.json there is not audioclf's"):
+        rundir.bindings([str(tmp_path)])
+
+
 def test_a_file_is_no_run_directory(tmp_path: Path) -> None:
     (tmp_path / "run").touch()
     with pytest.raises(ConfigError, match="/run: is a file, and should be a directory"):
