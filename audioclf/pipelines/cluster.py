@@ -21,6 +21,7 @@ os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
 
 import ray
 import ray.data
+from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 log = logging.getLogger("audioclf")
@@ -66,7 +67,7 @@ def connect(num_cpus: int | None = None) -> None:
             log_to_driver=False,
             runtime_env={"env_vars": ours} if submitted and ours else None,  # processes started here inherit it
         )
-    except Exception as error:  # some of its own are nothing more, as of a start that takes more than 30 s
+    except (OSError, RuntimeError, ValueError, RayError) as error:
         fault = " ".join(str(error).split())
         raise cluster_address.unreachable(address, fault) if address else _not_started(fault) from error
     signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own prints a stack and aborts
