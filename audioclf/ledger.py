@@ -78,10 +78,10 @@ class Ledger:
         Args:
             found: with the columns clip_id, size_bytes and etag.
         """
-        known = _rows_of(found["clip_id"], self.table["clip_id"]) >= 0
-        there = _rows_of(self.table["clip_id"], found["clip_id"]) >= 0
-        gone = self.table["listed"].to_numpy() & ~there
-        return int((known & (self._unchanged(found) < 0)).sum()), int(gone.sum())
+        row = _rows_of(found["clip_id"], self.table["clip_id"])
+        known = row[row >= 0]
+        listed = self.table["listed"].to_numpy()
+        return len(known) - int((self._unchanged(found, row) >= 0).sum()), int(listed.sum() - listed[known].sum())
 
     def listing(self, found: pa.Table, whole: bool = True) -> "Ledger":
         """The same with `listed` as a listing of the input says; what is gone or has changed stays known.
@@ -100,9 +100,14 @@ class Ledger:
         at = LEDGER.get_field_index("listed")
         return Ledger(self.table.set_column(at, LEDGER.field(at), pa.array(listed)), self.runs, stored=False)
 
-    def _unchanged(self, found: pa.Table) -> np.ndarray:
-        """[N] the row of each recording that is as it was when it was dealt with, −1 for others."""
-        row = _rows_of(found["clip_id"], self.table["clip_id"])
+    def _unchanged(self, found: pa.Table, row: np.ndarray | None = None) -> np.ndarray:
+        """[N] the row of each recording that is as it was when it was dealt with, −1 for others.
+
+        Args:
+            found: with the columns clip_id, size_bytes and etag.
+            row: [N] of each recording, −1 for one that is not known; None: to be found.
+        """
+        row = _rows_of(found["clip_id"], self.table["clip_id"]) if row is None else row.copy()
         known = row >= 0
         at, there = pa.array(row[known]), pa.array(known)
         same = np.ones(int(known.sum()), bool)

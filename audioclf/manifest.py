@@ -71,7 +71,7 @@ def check(clips: pa.Table) -> None:
     Raises:
         ConfigError: the same clip twice, or clips of one source in two folds.
     """
-    again = np.flatnonzero(first_rows(clips["clip_id"]) != np.arange(len(clips)))
+    again = _repeated(clips["clip_id"])
     if len(again):
         uri = storage.display(_row(clips, int(again[0]))["uri"])
         raise ConfigError(
@@ -101,18 +101,22 @@ def require_each_once(clip_ids: pa.ChunkedArray, name: str) -> None:
     Raises:
         ConfigError: there is such a clip.
     """
+    again = _repeated(clip_ids)
+    if len(again):
+        raise ConfigError(
+            f"{name}: {len(again):,} of its rows name a clip that another names too, such as row {again[0]:,} "
+            f"(clip_id {clip_ids[int(again[0])]}); make it with jobs/manifest.py from a folder that is above all clips"
+        )
+
+
+def _repeated(clip_ids: pa.ChunkedArray) -> np.ndarray:
+    """The rows whose clip an earlier row names."""
     # Hashes first: of five million ids they take 40 MB, where Arrow's tables take 1.4 GB.
     hashes = [np.fromiter(map(hash, chunk.to_pylist()), np.int64, len(chunk)) for chunk in clip_ids.chunks]
     in_order = np.sort(np.concatenate([np.empty(0, np.int64), *hashes]))
     if (in_order[1:] != in_order[:-1]).all():
-        return
-    again = np.flatnonzero(first_rows(clip_ids) != np.arange(len(clip_ids)))
-    if not len(again):  # two ids of one hash
-        return
-    raise ConfigError(
-        f"{name}: {len(again):,} of its rows name a clip that another names too, such as row {again[0]:,} "
-        f"(clip_id {clip_ids[int(again[0])]}); make it with jobs/manifest.py from a folder that is above all clips"
-    )
+        return np.empty(0, np.int64)
+    return np.flatnonzero(first_rows(clip_ids) != np.arange(len(clip_ids)))
 
 
 def _row(clips: pa.Table, row: int) -> dict[str, Any]:

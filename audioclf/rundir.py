@@ -91,6 +91,10 @@ class RunDirectory:
         """The names of the files in one of its folders."""
         return set(storage.names_in(self.at(folder)))
 
+    def committed_rejects(self) -> list[str]:
+        """URIs of the rejects of the units that are committed, by name; without a data file they count for nothing."""
+        return [self.at(REJECTS, name) for name in sorted(self.committed(REJECTS) & self.committed(DATA))]
+
     def is_complete(self) -> bool:
         return storage.exists(self.at(SUCCESS))
 

@@ -68,8 +68,7 @@ def read_rejects(run: RunDirectory) -> pa.Table:
 
     A unit whose worker died may have left others, which did not come up again when it was done anew.
     """
-    names = sorted(run.committed(rundir.REJECTS) & run.committed(rundir.DATA))
-    tables = read_ahead.each(parquet_files.read, [run.at(rundir.REJECTS, name) for name in names])
+    tables = read_ahead.each(parquet_files.read, run.committed_rejects())
     rejects = pa.concat_tables([schema.REJECT.empty_table(), *tables])
     recordings = parquet_files.read(run.at(RECORDINGS), ["clip_id", "status"])
     not_ok = recordings.filter(pc.field("status") != "ok")["clip_id"]

@@ -270,5 +270,5 @@ def _report(directory: RunDirectory, summary: dict[str, Any]) -> None:
 
 def _rejects(directory: RunDirectory) -> Iterator[dict[str, Any]]:
     """Rows of the rejects that are committed, unit by unit."""
-    for name in sorted(directory.committed(rundir.REJECTS) & directory.committed(rundir.DATA)):
-        yield from parquet_files.read(directory.at(rundir.REJECTS, name)).to_pylist()
+    for uri in directory.committed_rejects():
+        yield from parquet_files.read(uri).to_pylist()

@@ -28,7 +28,7 @@ from audioclf.errors import ConfigError, ExportError
 from audioclf.ledger import Ledger
 from audioclf.pipelines import cluster, tag_stages
 from audioclf.pipelines.manifest import probe
-from audioclf.pipelines.progress import Progress, log_outcome, log_rejects
+from audioclf.pipelines.progress import MOST_REJECTS_LOGGED, Progress, log_outcome, log_rejects
 from audioclf.pipelines.run_units import Stage, run_units
 from audioclf.run_lock import RunLock
 from audioclf.rundir import RunDirectory
@@ -303,7 +303,7 @@ def _tell_of_killed(one: TagRun) -> None:
 
 def _log_rejects(directory: RunDirectory) -> None:
     rejects = tag_summary.read_rejects(directory)
-    log_rejects(rejects.to_pylist(), len(rejects))
+    log_rejects(rejects.slice(0, MOST_REJECTS_LOGGED).to_pylist(), len(rejects))
 
 
 def _remove_old(keep_days: float, runs: Sequence[TagRun]) -> None:

@@ -165,10 +165,9 @@ def _probe(uri: str) -> recording.AudioInfo | None:
 
 
 def _rejects(directory: RunDirectory, summary: dict[str, Any] | None) -> list[Table | Facts]:
-    names = sorted(directory.committed(rundir.REJECTS) & directory.committed(rundir.DATA))
     examples: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
     seen = Counter[str]()
-    for table in read_ahead.each(parquet_files.read, [directory.at(rundir.REJECTS, name) for name in names]):
+    for table in read_ahead.each(parquet_files.read, directory.committed_rejects()):
         for row in table.to_pylist():
             seen[row["error"]] += 1
             if len(examples[row["error"]]) < EXAMPLES_OF_REASON:

@@ -204,10 +204,10 @@ def _mistakes(measured: dict[str, Any], predictions: Sequence[dict[str, Any]]) -
     note = f"{len(wrong):,} of {len(_first_seed(predictions)):,} clips are taken for another class" + (
         f"; the {len(shown)} of which the network was surest." if len(shown) < len(wrong) else "."
     )
+    if not shown:
+        return [Facts([("mistakes", "none")])], note
     source = SoundSource()
-    return [Sounds([_mistake(*one, source=source) for one in shown])] if shown else [
-        Facts([("mistakes", "none")])
-    ], note
+    return [Sounds([_mistake(*one, source=source) for one in shown])], note
 
 
 def _mistake(of_label: float, heard: str, of_heard: float, row: dict[str, Any], source: SoundSource) -> Sound:
