@@ -1,8 +1,10 @@
 """The rubberband program: found missing or broken, and its files."""
 
 import os
+import shlex
 import shutil
 import socket
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -85,7 +87,10 @@ def test_a_program_that_goes_away_in_mid_run_is_not_the_clips_fault(
 def test_a_program_that_is_ended_from_outside_is_not_the_clips_fault(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    put_on_path(tmp_path, monkeypatch, f'[ "$1" = --version ] && exit 0\nkill -{name} $$\n')
+    # By Python: where the tests run in the background, a shell ignores SIGINT and can't be made to heed it.
+    end = f"import os, signal as s; s.signal(s.SIG{name}, s.SIG_DFL); os.kill(os.getpid(), s.SIG{name})"
+    script = f'[ "$1" = --version ] && exit 0\nexec {shlex.quote(sys.executable)} -c "{end}"\n'
+    put_on_path(tmp_path, monkeypatch, script)
     with pytest.raises(EngineError, match=r"clip\.wav: rubberband -t .* was ended from outside \(signal \d+\)"):
         stretch()
 
