@@ -8,7 +8,8 @@ Runtime and audioclf's front end, which needs NumPy and SciPy alone:
     import numpy as np
     import onnxruntime
     import soundfile
-    from audioclf.audio.frontend import FrontEnd, log_mel
+    from audioclf.audio.frontend import FrontEnd
+from audioclf.audio.log_mel import log_mel
 
     session = onnxruntime.InferenceSession("model.onnx")
     about = json.loads(session.get_modelmeta().custom_metadata_map["export.json"])

@@ -9,14 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from audioclf import isolation, manifest, parquet_files, rundir, schema, shards, storage, unit_segments
+from audioclf import isolation, manifest, parquet_files, rundir, schema, storage, unit_segments
 from audioclf.audio import augment, rubberband, segment
-from audioclf.audio.pcm import AnyFrontEnd, Pcm, features
+from audioclf.audio.features import features
+from audioclf.audio.pcm import AnyFrontEnd, Pcm
 from audioclf.audio.recording import Recording
 from audioclf.audio.segment import Grid, Segment
 from audioclf.augmentation import Augmentation
 from audioclf.errors import ClipError, CrashedClipError
 from audioclf.fetch import Fetcher, Opener
+from audioclf.shard_writer import ShardWriter
 from audioclf.unit_segments import reject_row
 from audioclf.units import Unit
 
@@ -97,7 +99,7 @@ class UnitExtractor:
         with (
             contextlib.ExitStack() as stack,
             storage.create(storage.join(plan.output_uri, rundir.DATA, unit.name)) as file,
-            shards.Writer(file, plan.front_end, plan.grid.length, plan.config_digest, plan.buffer_bytes) as writer,
+            ShardWriter(file, plan.front_end, plan.grid.length, plan.config_digest, plan.buffer_bytes) as writer,
         ):
             trials = stack.enter_context(isolation.Trials(try_clip)) if careful else None
             for clip, opener in self._fetcher(clips):
@@ -130,7 +132,7 @@ def extract_clip(
     plan: ExtractPlan,
     unit: Unit,
     background: Callable[[str], np.ndarray],
-    writer: shards.Writer,
+    writer: ShardWriter,
     rejects: list[dict[str, Any]],
     counts: UnitCounts,
 ) -> None:
@@ -155,7 +157,7 @@ def _write_copies(
     clip: dict[str, Any],
     plan: ExtractPlan,
     background: Callable[[str], np.ndarray],
-    writer: shards.Writer,
+    writer: ShardWriter,
     rejects: list[dict[str, Any]],
     counts: UnitCounts,
 ) -> None:
@@ -206,7 +208,7 @@ def try_clip(clip: dict[str, Any], plan: ExtractPlan, unit: Unit) -> None:
     """All that is done with a clip, and nothing kept: to see whether it kills its process."""
     fetcher = Fetcher(plan.buffer_bytes)
     background = plan.augmentation.background_loader(plan.front_end.sample_rate)
-    writer = shards.Writer(None, plan.front_end, plan.grid.length, plan.config_digest, plan.buffer_bytes)
+    writer = ShardWriter(None, plan.front_end, plan.grid.length, plan.config_digest, plan.buffer_bytes)
     try:
         for found, opener in fetcher([clip]):
             extract_clip(found, opener, plan, unit, background, writer, [], UnitCounts())

@@ -12,7 +12,6 @@ import torch.nn.functional as F
 from torch import nn
 
 from audioclf.audio.frontend import FrontEnd
-from audioclf.audio.mel import Bands
 from audioclf.audio.pcm import INT16_SCALE
 from audioclf.errors import ConfigError
 
@@ -111,13 +110,22 @@ _Filters = tuple[tuple[slice, torch.Tensor], ...]
 """Of some neighbouring filters after the other: the bins that they take, and [bins, filters]."""
 
 
+_FILTERS_IN_BAND = 16  # fewer: more and smaller products; more: more zeros in each
+
+
 @functools.lru_cache(8)
 def _filters(spec: FrontEnd, device: torch.device) -> _Filters:
     """On a CPU in bands, as most of the matrix is zeros; elsewhere one product is quicker than many."""
     filters = spec.filters()
     if device.type == "cpu":
-        return tuple((bins, torch.from_numpy(weights)) for _, bins, weights in Bands.of(filters).parts)
+        return tuple(_band(filters[at : at + _FILTERS_IN_BAND]) for at in range(0, len(filters), _FILTERS_IN_BAND))
     return ((slice(None), torch.from_numpy(filters).to(device).T),)
+
+
+def _band(filters: np.ndarray) -> tuple[slice, torch.Tensor]:
+    taken = np.flatnonzero(filters.any(axis=0))
+    bins = slice(int(taken[0]), int(taken[-1]) + 1) if len(taken) else slice(0)
+    return bins, torch.from_numpy(np.ascontiguousarray(filters[:, bins].T))
 
 
 def to_waveforms(pcm: torch.Tensor) -> torch.Tensor:

@@ -7,7 +7,8 @@
 
 import numpy as np
 
-from audioclf.audio.frontend import FrontEnd, log_mel
+from audioclf.audio.frontend import FrontEnd
+from audioclf.audio.log_mel import log_mel
 from audioclf.audio.pcm import AnyFrontEnd, Pcm, from_int16
 from audioclf.errors import ConfigError
 from audioclf.shards import Examples

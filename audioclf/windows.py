@@ -11,7 +11,8 @@ import numpy as np
 
 from audioclf import isolation, manifest, storage, unit_segments
 from audioclf.audio import segment
-from audioclf.audio.frontend import FrontEnd, log_mel
+from audioclf.audio.frontend import FrontEnd
+from audioclf.audio.log_mel import log_mel
 from audioclf.audio.recording import Recording
 from audioclf.audio.segment import Grid
 from audioclf.errors import ClipError, CrashedClipError

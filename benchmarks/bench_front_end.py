@@ -19,7 +19,8 @@ import scipy.signal
 import torch
 import torchaudio
 
-from audioclf.audio.frontend import get_front_end, log_mel
+from audioclf.audio.frontend import get_front_end
+from audioclf.audio.log_mel import log_mel
 
 ROUNDS, CALLS = 15, 20
 SPEC = get_front_end("logmel44k")

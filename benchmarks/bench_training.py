@@ -21,12 +21,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from audioclf import rundir, shards, storage, training
+from audioclf import rundir, storage, training
 from audioclf.audio.frontend import get_front_end
 from audioclf.config import Training
 from audioclf.labels import Vocabulary
 from audioclf.models import Network
 from audioclf.row_index import RowIndex, read_index
+from audioclf.shard_writer import ShardWriter
 from audioclf.training_rows import MemoryRows, Rows, StreamedRows
 
 ROUNDS = 5
@@ -46,7 +47,7 @@ def write_shards(run: Path) -> None:
         buffer_bytes = GROUP_SEGMENTS * 2 * SPEC.n_features * FRAMES
         with (
             storage.create(uri) as out,
-            shards.Writer(out, SPEC, (FRAMES - 1) * SPEC.hop_length, "", buffer_bytes) as writer,
+            ShardWriter(out, SPEC, (FRAMES - 1) * SPEC.hop_length, "", buffer_bytes) as writer,
         ):
             for i in range(file * FILE_SEGMENTS, (file + 1) * FILE_SEGMENTS):
                 row = {

@@ -1,6 +1,5 @@
-"""Mel filters on either published scale, and the product of spectra with them."""
+"""Mel filters on either published scale."""
 
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -68,35 +67,3 @@ def mel_filters(
     if norm == "slaney":
         filters *= 2 / (corners_hz[2:] - corners_hz[:-2])[:, None]
     return filters.astype(np.float32)
-
-
-_FILTERS_IN_BAND = 16  # fewer: more and smaller products; more: more zeros in each
-
-
-@dataclass(frozen=True)
-class Bands:
-    """Mel filters cut into bands of neighbours: nine tenths of the matrix are zeros, which one product multiplies too.
-
-    Attributes:
-        sums: [n_mels] float32, each filter's weights summed.
-        parts: of each band its filters, the bins that any of them takes, and [bins, filters] float32.
-    """
-
-    sums: np.ndarray
-    parts: tuple[tuple[slice, slice, np.ndarray], ...]
-
-    @classmethod
-    def of(cls, filters: np.ndarray) -> "Bands":
-        """From [n_mels, n_bins] float32."""
-        parts = []
-        for first in range(0, len(filters), _FILTERS_IN_BAND):
-            rows = filters[first : first + _FILTERS_IN_BAND]
-            taken = np.flatnonzero(rows.any(axis=0))
-            bins = slice(taken[0], taken[-1] + 1) if len(taken) else slice(0)
-            parts.append((slice(first, first + len(rows)), bins, np.ascontiguousarray(rows[:, bins].T)))
-        return cls(filters.sum(axis=1), tuple(parts))
-
-    def apply(self, spectra: np.ndarray, out: np.ndarray) -> None:
-        """filters @ spectra.T, band by band: [n_frames, n_bins] → [n_mels, n_frames] float32."""
-        for filters, bins, weights in self.parts:
-            np.matmul(spectra[:, bins], weights, out=out[filters].T)

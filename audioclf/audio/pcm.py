@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from audioclf.audio.frontend import FRONT_ENDS, FrontEnd, log_mel
+from audioclf.audio.frontend import FRONT_ENDS, FrontEnd
 from audioclf.errors import ConfigError, SchemaError
 
 INT16_SCALE = 1 << 15
@@ -80,19 +80,6 @@ def differences(ours: AnyFrontEnd, theirs: AnyFrontEnd) -> str:
         )
     left, right = ours.to_dict(), theirs.to_dict()
     return ", ".join(f"{key} {left[key]} against {right[key]}" for key in left if left[key] != right[key])
-
-
-def features(samples: np.ndarray, front_end: AnyFrontEnd) -> np.ndarray:
-    """What a shard holds of a segment.
-
-    Args:
-        samples: [n] float32 at front_end.sample_rate.
-        front_end: of either kind.
-
-    Returns:
-        The picture, [n_features, n_frames] float32; of Pcm [1, n] int16.
-    """
-    return to_int16(samples)[None] if isinstance(front_end, Pcm) else log_mel(samples, front_end)
 
 
 def to_int16(samples: np.ndarray) -> np.ndarray:

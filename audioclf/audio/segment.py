@@ -159,7 +159,8 @@ def _peak(samples: np.ndarray) -> float:
 
 def _sound_beyond(frames: np.ndarray, inside: slice) -> np.ndarray:
     """Frames that are numbers inside, with 0 for what is none beyond: a neighbour's NaN must not spoil a segment."""
-    if all(_peak(beyond) < ABSURD_PEAK for beyond in (frames[: inside.start], frames[inside.stop :])):
+    beyond = frames[: inside.start], frames[inside.stop :]
+    if all(not len(some) or _peak(some) < ABSURD_PEAK for some in beyond):
         return frames
     return np.where(np.abs(frames) < ABSURD_PEAK, frames, np.float32(0))
 

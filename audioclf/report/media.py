@@ -10,7 +10,8 @@ import soundfile
 import soxr
 from matplotlib import image
 
-from audioclf.audio.frontend import FrontEnd, get_front_end, log_mel
+from audioclf.audio.frontend import FrontEnd, get_front_end
+from audioclf.audio.log_mel import log_mel
 from audioclf.errors import StorageError
 
 T = TypeVar("T")

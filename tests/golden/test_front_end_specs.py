@@ -12,7 +12,8 @@ import torchaudio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from audioclf.audio.frontend import FrontEnd, get_front_end, log_mel
+from audioclf.audio.frontend import FrontEnd, get_front_end
+from audioclf.audio.log_mel import log_mel
 from tests.golden import reference
 from tests.golden.signals import geometries, signals
 

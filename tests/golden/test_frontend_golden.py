@@ -9,7 +9,8 @@ import soundfile
 import torch
 import torchaudio
 
-from audioclf.audio.frontend import get_front_end, log_mel
+from audioclf.audio.frontend import get_front_end
+from audioclf.audio.log_mel import log_mel
 from tests.golden.signals import signals
 
 SPEC = get_front_end("logmel44k")

@@ -9,7 +9,8 @@ import pytest
 import torch
 import torchaudio
 
-from audioclf.audio.frontend import FRONT_ENDS, FrontEnd, get_front_end, log_mel
+from audioclf.audio.frontend import FRONT_ENDS, FrontEnd, get_front_end
+from audioclf.audio.log_mel import log_mel
 from audioclf.torch_front_end import EFFICIENTAT_JITTER, TorchFrontEnd
 from tests.golden import reference
 from tests.golden.signals import signals

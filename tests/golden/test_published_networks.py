@@ -10,7 +10,8 @@ import torch.nn.functional as F
 
 from audioclf import checkpoint, models
 from audioclf.audio import segment
-from audioclf.audio.frontend import get_front_end, log_mel
+from audioclf.audio.frontend import get_front_end
+from audioclf.audio.log_mel import log_mel
 from audioclf.audio.recording import Recording
 from audioclf.audio.segment import Grid
 from audioclf.checkpoint import Checkpoint

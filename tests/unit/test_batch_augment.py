@@ -9,7 +9,8 @@ import torch
 from scipy.stats import beta, chisquare, kstest
 
 from audioclf import batch_augment, config, training
-from audioclf.audio.frontend import get_front_end, log_mel
+from audioclf.audio.frontend import get_front_end
+from audioclf.audio.log_mel import log_mel
 from audioclf.batch_augment import BatchAugment
 from audioclf.config import Training
 from audioclf.errors import ConfigError

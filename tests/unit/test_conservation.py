@@ -9,12 +9,13 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from audioclf import conservation, parquet_files, schema, shards, storage
+from audioclf import conservation, parquet_files, schema, storage
 from audioclf.audio.frontend import get_front_end
 from audioclf.augmentation import Augmentation
 from audioclf.conservation import Key
 from audioclf.errors import ConservationError
 from audioclf.extraction import ExtractPlan
+from audioclf.shard_writer import ShardWriter
 from audioclf.units import Unit
 
 SPEC = get_front_end("logmel44k")
@@ -128,7 +129,7 @@ def commit(folder: Path, unit: Unit, rows: list[dict[str, Any]], n_rejects: int,
     }  # fmt: skip
     with (
         storage.create(storage.to_uri(str(folder / "data" / unit.name))) as file,
-        shards.Writer(file, SPEC, 1024, "digest") as writer,
+        ShardWriter(file, SPEC, 1024, "digest") as writer,
     ):
         for one in rows:
             writer.add(one, np.zeros((128, 2), np.float32))

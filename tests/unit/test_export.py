@@ -19,7 +19,8 @@ import torch
 from torch import nn
 
 from audioclf import export, inference, models, storage
-from audioclf.audio.frontend import FrontEnd, get_front_end, log_mel
+from audioclf.audio.frontend import FrontEnd, get_front_end
+from audioclf.audio.log_mel import log_mel
 from audioclf.checkpoint import Checkpoint
 from audioclf.config import ExportConfig
 from audioclf.errors import ConfigError, ExportError

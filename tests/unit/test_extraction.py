@@ -11,7 +11,7 @@ import pytest
 import soundfile
 
 from audioclf import conservation, extraction, layouts, manifest, parquet_files, shards, storage
-from audioclf.audio.frontend import log_mel
+from audioclf.audio.log_mel import log_mel
 from audioclf.augmentation import Augmentation
 from audioclf.errors import SchemaError
 from audioclf.extraction import ExtractPlan, UnitExtractor

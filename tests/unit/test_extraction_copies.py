@@ -14,7 +14,7 @@ import pytest
 from audioclf import backgrounds, storage
 from audioclf.audio import augment, rubberband
 from audioclf.audio.augment import TRANSFORM_SETS, Transform
-from audioclf.audio.frontend import log_mel
+from audioclf.audio.log_mel import log_mel
 from audioclf.augmentation import Augmentation
 from audioclf.errors import AugmentError, EngineError
 from audioclf.extraction import ExtractPlan, UnitExtractor

@@ -11,8 +11,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from audioclf.audio.frontend import FRONT_ENDS, FrontEnd, get_front_end, log_mel
+from audioclf.audio.frontend import FRONT_ENDS, FrontEnd, get_front_end
 from audioclf.audio.frontend_file import check, load_front_end
+from audioclf.audio.log_mel import log_mel
 from audioclf.audio.pcm import differences
 from audioclf.audio.segment import segment_samples
 from audioclf.errors import ConfigError, SchemaError
@@ -321,3 +322,15 @@ def test_a_worker_does_not_import_what_only_the_driver_needs() -> None:
 @given(n_samples=st.integers(1, 10_000_000), rate=st.sampled_from([8_000, 22_050, 32_000, 44_100, 48_000]))
 def test_a_segment_as_long_as_a_clip_holds_it_whole(n_samples: int, rate: int) -> None:
     assert segment_samples(n_samples / rate, rate) == n_samples
+
+
+@pytest.mark.parametrize("name", ["yamnet16k", "panns16k"])
+def test_a_frame_is_the_same_beside_any_others(name: str) -> None:
+    """Bit for bit, wherever among those that are computed at once it lies."""
+    spec = get_front_end(name)
+    samples = np.random.default_rng(0).normal(scale=0.1, size=spec.n_samples(120)).astype(np.float32)
+    samples *= np.geomspace(1e-3, 1, len(samples), dtype=np.float32)
+    inner, whole = slice(3, 90), log_mel(samples, spec)  # none that takes samples from beyond the ends
+    for frame in (1, 2, 5, 16, 17):
+        later = log_mel(samples[frame * spec.hop_length :], spec)
+        np.testing.assert_array_equal(later[:, inner], whole[:, inner.start + frame : inner.stop + frame])

@@ -14,7 +14,8 @@ import soundfile
 
 from audioclf import layouts, manifest, storage
 from audioclf.audio import segment
-from audioclf.audio.frontend import get_front_end, log_mel
+from audioclf.audio.frontend import get_front_end
+from audioclf.audio.log_mel import log_mel
 from audioclf.config import ExtractConfig, HearConfig
 from audioclf.errors import ConfigError, StorageError
 from audioclf.extraction import UnitExtractor

@@ -9,6 +9,7 @@ import pytest
 from audioclf import parquet_files, shards, storage
 from audioclf.audio.frontend import get_front_end
 from audioclf.errors import ConfigError, SchemaError
+from audioclf.shard_writer import ShardWriter
 
 SPEC = get_front_end("logmel44k")
 
@@ -30,7 +31,7 @@ def write(
 ) -> str:
     uri = storage.to_uri(str(folder / "data" / name))
     samples = (pictures.shape[2] - 1) * SPEC.hop_length
-    with storage.create(uri) as file, shards.Writer(file, SPEC, samples, "digest", buffer_bytes) as writer:
+    with storage.create(uri) as file, ShardWriter(file, SPEC, samples, "digest", buffer_bytes) as writer:
         for one, picture in zip(rows, pictures, strict=True):
             writer.add(one, picture)
         writer.finish({"clips": len(rows)})

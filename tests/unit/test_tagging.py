@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from audioclf import export, manifest, models, storage, tagging
-from audioclf.audio.frontend import get_front_end, log_mel
+from audioclf.audio.frontend import get_front_end
+from audioclf.audio.log_mel import log_mel
 from audioclf.labels import Vocabulary
 from audioclf.manifest import Clip
 from audioclf.tagging import Tagger, TagPlan

@@ -10,7 +10,8 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from audioclf import models, optimisation, texture_vote, training
-from audioclf.audio.frontend import get_front_end, log_mel
+from audioclf.audio.frontend import get_front_end
+from audioclf.audio.log_mel import log_mel
 from audioclf.audio.pcm import get_any_front_end
 from audioclf.checkpoint import Checkpoint
 from audioclf.config import Training

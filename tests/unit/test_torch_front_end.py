@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from audioclf import torch_front_end
-from audioclf.audio.frontend import FRONT_ENDS, FrontEnd, get_front_end, log_mel
+from audioclf.audio.frontend import FRONT_ENDS, FrontEnd, get_front_end
+from audioclf.audio.log_mel import log_mel
 from audioclf.audio.pcm import from_int16
 from audioclf.errors import ConfigError
 from audioclf.torch_front_end import EFFICIENTAT_JITTER, MelJitter, TorchFrontEnd, to_waveforms

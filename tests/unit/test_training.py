@@ -12,13 +12,14 @@ import torch
 import torch.nn.functional as F
 from scipy.stats import chisquare
 
-from audioclf import inference, models, shards, storage, training, training_input
+from audioclf import inference, models, storage, training, training_input
 from audioclf.audio.frontend import get_front_end
 from audioclf.checkpoint import Checkpoint
 from audioclf.config import Training
 from audioclf.errors import CheckpointMismatchError
 from audioclf.labels import Vocabulary
 from audioclf.row_index import read_index
+from audioclf.shard_writer import ShardWriter
 from audioclf.shards import Examples
 from audioclf.torch_classifier import TorchClassifier
 from audioclf.training_rows import MemoryRows, Share, StreamedRows
@@ -323,7 +324,7 @@ def test_streamed_rows_train_as_those_in_memory(tmp_path: Path, model: str) -> N
     data = examples(12)
     with (
         storage.create((tmp_path / "data" / "unit-0.parquet").as_uri()) as file,
-        shards.Writer(file, SPEC, 129 * SPEC.hop_length, "", buffer_bytes=2 * 128 * 130 * 2) as writer,
+        ShardWriter(file, SPEC, 129 * SPEC.hop_length, "", buffer_bytes=2 * 128 * 130 * 2) as writer,
     ):
         for i, picture in enumerate(data.log_mel):
             row = {

@@ -6,7 +6,8 @@ import torch
 
 from audioclf import training, training_input
 from audioclf.audio import pcm
-from audioclf.audio.frontend import get_front_end, log_mel
+from audioclf.audio.frontend import get_front_end
+from audioclf.audio.log_mel import log_mel
 from audioclf.audio.pcm import get_any_front_end
 from audioclf.config import Training
 from audioclf.errors import ConfigError

@@ -22,6 +22,7 @@ from audioclf.audio import pcm
 from audioclf.audio.frontend import get_front_end
 from audioclf.errors import ConfigError, MissingClipError, SchemaError
 from audioclf.row_index import RowIndex, group_numbers, read_index
+from audioclf.shard_writer import ShardWriter
 from audioclf.training_rows import MemoryRows, Plan, Rows, Share, StreamedRows
 
 SPEC = get_front_end("logmel44k")
@@ -54,7 +55,7 @@ def write(uri: str, rows: list[dict], numbers: list[int], group_rows: int = 1000
     samples = (frames - 1) * SPEC.hop_length
     with (
         storage.create(uri) as file,
-        shards.Writer(file, SPEC, samples, "digest", group_rows * PICTURE_BYTES) as writer,
+        ShardWriter(file, SPEC, samples, "digest", group_rows * PICTURE_BYTES) as writer,
     ):
         for one, number in zip(rows, numbers, strict=True):
             writer.add(one, picture(number)[:, :frames])
@@ -157,7 +158,7 @@ def test_waveforms_are_rows_as_well(tmp_path: Path) -> None:
     spec = pcm.get_any_front_end("pcm32k")
     waveforms = np.random.default_rng(0).integers(-(1 << 15), 1 << 15, (5, 1, 1000), np.int16)
     uri = (tmp_path / "data" / "x.parquet").as_uri()
-    with storage.create(uri) as file, shards.Writer(file, spec, 1000, "digest", buffer_bytes=4000) as writer:
+    with storage.create(uri) as file, ShardWriter(file, spec, 1000, "digest", buffer_bytes=4000) as writer:
         for clip in range(5):
             writer.add(row(clip), waveforms[clip])
         writer.finish({})
@@ -354,7 +355,7 @@ def test_streaming_keeps_within_its_memory(tmp_path: Path, repeated: bool, monke
     for file in range(8):
         uri = (tmp_path / "data" / f"{file}.parquet").as_uri()
         samples = (frames - 1) * SPEC.hop_length
-        with storage.create(uri) as out, shards.Writer(out, SPEC, samples, "digest", 8 * spec_bytes) as writer:
+        with storage.create(uri) as out, ShardWriter(out, SPEC, samples, "digest", 8 * spec_bytes) as writer:
             for clip in range(clips):
                 writer.add(row(file * clips + clip), noise)
             writer.finish({})

@@ -1,0 +1,177 @@
+"""Samples → mel spectra, compiled: window, Fourier transform, power and mel filters, LANES frames at a time."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from audioclf.audio.fourier import LANES, compiled, factors, roots, transform
+
+_PAIRS = 32
+"""Of the samples of one frame that are stored before those of the next: what they go to stays in the nearest cache."""
+
+_APART = 16
+"""Numbers between arrays that would push each other out of the cache at a distance of a power of two."""
+
+
+_STEP = 4
+"""Bins that a filter takes at once."""
+
+
+class Tables(NamedTuple):
+    """What is the same for all frames, in the precision that they are computed in.
+
+    Attributes:
+        window: [win_length], and a zero after it if that is odd.
+        passes: factors(n_fft/2).
+        turns: roots(n_fft/2, n_fft/2).
+        half_turns: roots(n_fft/2, n_fft).
+        first: [n_mels] each filter's first bin.
+        offsets: [n_mels + 1] where in `weights` it begins and ends.
+        weights: of all filters, one after the other; most of the zeros around them are left out.
+        sure: [n_mels] a filter's value times this must reach the frame's strongest bin.
+    """
+
+    window: np.ndarray
+    passes: np.ndarray
+    turns: np.ndarray
+    half_turns: np.ndarray
+    first: np.ndarray
+    offsets: np.ndarray
+    weights: np.ndarray
+    sure: np.ndarray
+
+    @classmethod
+    def of(cls, window: np.ndarray, filters: np.ndarray, faintest: float, dtype: type[np.floating]) -> "Tables":
+        """The tables of a front end.
+
+        Args:
+            window: [win_length].
+            filters: [n_mels, 1 + n_fft/2].
+            faintest: bins so much weaker than their frame's strongest, as a factor, are lost in rounding.
+            dtype: to compute in.
+        """
+        n_bins, taken = filters.shape[1], filters != 0
+        first = taken.argmax(axis=1)
+        lengths = np.where(taken.any(axis=1), n_bins - taken[:, ::-1].argmax(axis=1) - first, 0)
+        lengths = -(-lengths // _STEP) * _STEP
+        first = np.minimum(first, n_bins - lengths)
+        spans = [row[at : at + length] for row, at, length in zip(filters, first, lengths, strict=True)]
+        half = n_bins - 1
+        return cls(
+            window=np.pad(window, (0, len(window) % 2)).astype(dtype),
+            passes=factors(half),
+            turns=roots(half, half, dtype),
+            half_turns=roots(half, 2 * half, dtype),
+            first=first,
+            offsets=np.cumsum([0, *lengths]),
+            weights=np.concatenate(spans).astype(dtype),
+            sure=(1 / (faintest * np.maximum(filters.sum(axis=1), 1e-9))).astype(dtype),
+        )
+
+
+@compiled
+def mel_spectra(samples, hop, magnitude, floor, tables, mel, unsure):
+    """The mel spectra of frames, and of which of them the precision is not enough.
+
+    Args:
+        samples: float32; frame t is window × the samples from t·hop on, of which there must be as many.
+        hop: samples.
+        magnitude: whether filters take |X|, not |X|².
+        floor: values up to it count for nothing.
+        tables: LANES frames at once are computed in their precision.
+        mel: [n_mels, n_frames], to fill in; a multiple of LANES frames.
+        unsure: [n_frames] bool, to fill in: whether a value above the floor is lost in rounding.
+    """
+    n, dtype = tables.turns.shape[1], tables.window.dtype
+    apart = n * LANES + _APART
+    room = np.empty(4 * apart, dtype)
+    even, odd = room[: n * LANES], room[apart : apart + n * LANES]
+    other_re, other_im = room[2 * apart : 2 * apart + n * LANES], room[3 * apart : 3 * apart + n * LANES]
+    bins = np.empty((n + 1, LANES), dtype)
+    bands = np.empty((len(tables.first), LANES), dtype)
+    faintest, doubt = np.empty(LANES, dtype), np.empty(LANES, dtype)
+    for frame in range(0, mel.shape[1], LANES):
+        _window(samples[frame * hop :], hop, tables.window, even, odd)
+        re, im = transform(even, odd, other_re, other_im, tables.passes, tables.turns)
+        _power(re.reshape(n, LANES), im.reshape(n, LANES), tables.half_turns, bins)
+        if magnitude:
+            _square_root(bins)
+        _filter(bins, tables.first, tables.offsets, tables.weights, bands)
+        _doubt(bins, bands, tables.sure, floor, faintest, doubt)
+        mel[:, frame : frame + LANES] = bands
+        unsure[frame : frame + LANES] = doubt > 0
+
+
+@compiled
+def _window(samples, hop, window, even, odd):
+    """LANES windowed frames: their samples of even and those of odd index, flat [n_fft/2, LANES], zeros after them."""
+    pairs = len(window) // 2
+    even[pairs * LANES :] = 0
+    odd[pairs * LANES :] = 0
+    for first in range(0, pairs, _PAIRS):
+        count = min(_PAIRS, pairs - first)
+        weights = window[2 * first : 2 * (first + count)]
+        to_even = even[first * LANES : (first + count) * LANES]
+        to_odd = odd[first * LANES : (first + count) * LANES]
+        for lane in range(LANES):
+            part = samples[lane * hop + 2 * first : lane * hop + 2 * (first + count)]
+            for k in range(count):
+                to_even[LANES * k + lane] = part[2 * k] * weights[2 * k]
+                to_odd[LANES * k + lane] = part[2 * k + 1] * weights[2 * k + 1]
+
+
+@compiled
+def _power(re, im, half_turns, bins):
+    """|X|² of real frames, [n_fft/2 + 1, LANES], from the transforms of even + i·odd samples, [n_fft/2, LANES] each.
+
+    Source: W. H. Press et al., Numerical Recipes (2007), section 12.3.2.
+    """
+    n, half = len(re), half_turns.dtype.type(0.5)
+    for j in range(LANES):
+        bins[0, j] = (re[0, j] + im[0, j]) * (re[0, j] + im[0, j])
+        bins[n, j] = (re[0, j] - im[0, j]) * (re[0, j] - im[0, j])
+    for k in range(1, n):
+        x, y = half * half_turns[0, k], half * half_turns[1, k]
+        for j in range(LANES):
+            odd_re, odd_im = im[k, j] + im[n - k, j], re[n - k, j] - re[k, j]
+            bin_re = half * (re[k, j] + re[n - k, j]) + (odd_re * x - odd_im * y)
+            bin_im = half * (im[k, j] - im[n - k, j]) + (odd_re * y + odd_im * x)
+            bins[k, j] = bin_re * bin_re + bin_im * bin_im
+
+
+@compiled
+def _square_root(bins):
+    for k in range(len(bins)):
+        for j in range(LANES):
+            bins[k, j] = np.sqrt(bins[k, j])
+
+
+@compiled
+def _filter(bins, first, offsets, weights, bands):
+    """[1 + n_fft/2, LANES] → [n_mels, LANES]."""
+    for i in range(len(bands)):
+        for j in range(LANES):
+            bands[i, j] = 0
+        k = first[i]
+        for at in range(offsets[i], offsets[i + 1], _STEP):
+            a, b, c, d = weights[at], weights[at + 1], weights[at + 2], weights[at + 3]
+            for j in range(LANES):
+                bands[i, j] += (a * bins[k, j] + b * bins[k + 1, j]) + (c * bins[k + 2, j] + d * bins[k + 3, j])
+            k += _STEP
+
+
+@compiled
+def _doubt(bins, bands, sure, floor, faintest, doubt):
+    """[LANES] above 0: a filter's value above the floor is too far below the strongest bin; 0: none is."""
+    for j in range(LANES):
+        doubt[j] = 0
+    for k in range(len(bins)):
+        for j in range(LANES):
+            doubt[j] = max(doubt[j], bins[k, j])
+    for j in range(LANES):
+        faintest[j] = doubt[j]
+    for i in range(len(bands)):
+        for j in range(LANES):
+            faintest[j] = min(faintest[j], bands[i, j] * sure[i] if bands[i, j] > floor else faintest[j])
+    for j in range(LANES):
+        doubt[j] -= faintest[j]
