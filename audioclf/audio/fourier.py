@@ -8,9 +8,9 @@ import numpy as np
 from numba import njit
 from numba.core.compiler import CompilerBase, DefaultPassBuilder
 
-LANES = 16
-"""Frames at once: two vectors of AVX2, one of AVX-512. Of 8, Numba would unroll the loops before it turns them into
-vectors, and never do so; with 32 the arrays outgrow the cache."""
+LANES = 32
+"""Frames at once: four vectors of AVX2, two of AVX-512. Loops over fewer are unrolled before they could become vectors;
+with more, the arrays outgrow the cache."""
 
 
 class _ArgumentsApart(CompilerBase):

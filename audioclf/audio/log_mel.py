@@ -50,7 +50,7 @@ def _mel_spectra(
 ) -> tuple[np.ndarray, np.ndarray]:
     """[n_mels, n_frames] float32, and of each frame whether dtype is not enough for it."""
     mel, unsure = np.empty((spec.n_mels, _in_lanes(n_frames)), np.float32), np.empty(_in_lanes(n_frames), np.bool_)
-    floor = max(spec.floor, spec.log_offset)
+    floor = dtype(max(spec.floor, spec.log_offset))
     mel_spectra(samples, hop, spec.power == 1, floor, _tables(spec, dtype), mel, unsure)
     return mel[:, :n_frames], unsure[:n_frames]
 
@@ -71,7 +71,9 @@ def _padded(samples: np.ndarray, spec: FrontEnd, n_frames: int) -> np.ndarray:
     n = len(kept)
     # A centred window lies amid n_fft samples; where the transform finds it there only turns phases.
     before = spec.n_fft // 2 - (spec.n_fft - spec.win_length) // 2 if spec.center else 0
-    padded = np.zeros(max(before + n, (_in_lanes(n_frames) - 1) * spec.hop_length + _window_length(spec)), np.float32)
+    padded = np.empty(max(before + n, (_in_lanes(n_frames) - 1) * spec.hop_length + _window_length(spec)), np.float32)
+    padded[:before] = 0
+    padded[before + n :] = 0
     inside = padded[before : before + n]
     if spec.pre_emphasis:
         np.multiply(samples[:-1], -spec.pre_emphasis, out=inside)

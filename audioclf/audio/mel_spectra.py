@@ -77,7 +77,7 @@ def mel_spectra(samples, hop, magnitude, floor, tables, mel, unsure):
         samples: float32; frame t is window × the samples from t·hop on, of which there must be as many.
         hop: samples.
         magnitude: whether filters take |X|, not |X|².
-        floor: values up to it count for nothing.
+        floor: values up to it count for nothing; of the tables' precision.
         tables: LANES frames at once are computed in their precision.
         mel: [n_mels, n_frames], to fill in; a multiple of LANES frames.
         unsure: [n_frames] bool, to fill in: whether a value above the floor is lost in rounding.
@@ -89,17 +89,17 @@ def mel_spectra(samples, hop, magnitude, floor, tables, mel, unsure):
     other_re, other_im = room[2 * apart : 2 * apart + n * LANES], room[3 * apart : 3 * apart + n * LANES]
     bins = np.empty((n + 1, LANES), dtype)
     bands = np.empty((len(tables.first), LANES), dtype)
-    faintest, doubt = np.empty(LANES, dtype), np.empty(LANES, dtype)
+    strongest, faintest = np.empty(LANES, dtype), np.empty(LANES, dtype)
     for frame in range(0, mel.shape[1], LANES):
         _window(samples[frame * hop :], hop, tables.window, even, odd)
         re, im = transform(even, odd, other_re, other_im, tables.passes, tables.turns)
-        _power(re.reshape(n, LANES), im.reshape(n, LANES), tables.half_turns, bins)
+        _power(re.reshape(n, LANES), im.reshape(n, LANES), tables.half_turns, bins, strongest)
         if magnitude:
-            _square_root(bins)
+            _square_root(bins, strongest)
         _filter(bins, tables.first, tables.offsets, tables.weights, bands)
-        _doubt(bins, bands, tables.sure, floor, faintest, doubt)
+        _faintest(bands, tables.sure, floor, strongest, faintest)
         mel[:, frame : frame + LANES] = bands
-        unsure[frame : frame + LANES] = doubt > 0
+        unsure[frame : frame + LANES] = faintest < strongest
 
 
 @compiled
@@ -121,29 +121,34 @@ def _window(samples, hop, window, even, odd):
 
 
 @compiled
-def _power(re, im, half_turns, bins):
+def _power(re, im, half_turns, bins, strongest):
     """|X|² of real frames, [n_fft/2 + 1, LANES], from the transforms of even + i·odd samples, [n_fft/2, LANES] each.
 
     Source: W. H. Press et al., Numerical Recipes (2007), section 12.3.2.
     """
     n, half = len(re), half_turns.dtype.type(0.5)
     for j in range(LANES):
-        bins[0, j] = (re[0, j] + im[0, j]) * (re[0, j] + im[0, j])
-        bins[n, j] = (re[0, j] - im[0, j]) * (re[0, j] - im[0, j])
+        lowest, highest = re[0, j] + im[0, j], re[0, j] - im[0, j]
+        bins[0, j], bins[n, j] = lowest * lowest, highest * highest
+        strongest[j] = max(bins[0, j], bins[n, j])
     for k in range(1, n):
         x, y = half * half_turns[0, k], half * half_turns[1, k]
         for j in range(LANES):
             odd_re, odd_im = im[k, j] + im[n - k, j], re[n - k, j] - re[k, j]
             bin_re = half * (re[k, j] + re[n - k, j]) + (odd_re * x - odd_im * y)
             bin_im = half * (im[k, j] - im[n - k, j]) + (odd_re * y + odd_im * x)
-            bins[k, j] = bin_re * bin_re + bin_im * bin_im
+            power = bin_re * bin_re + bin_im * bin_im
+            bins[k, j] = power
+            strongest[j] = power if power > strongest[j] else strongest[j]
 
 
 @compiled
-def _square_root(bins):
+def _square_root(bins, strongest):
     for k in range(len(bins)):
         for j in range(LANES):
             bins[k, j] = np.sqrt(bins[k, j])
+    for j in range(LANES):
+        strongest[j] = np.sqrt(strongest[j])
 
 
 @compiled
@@ -161,17 +166,11 @@ def _filter(bins, first, offsets, weights, bands):
 
 
 @compiled
-def _doubt(bins, bands, sure, floor, faintest, doubt):
-    """[LANES] above 0: a filter's value above the floor is too far below the strongest bin; 0: none is."""
+def _faintest(bands, sure, floor, strongest, faintest):
+    """[LANES] the faintest filter's value above the floor, times what is sure; at most the strongest bin."""
     for j in range(LANES):
-        doubt[j] = 0
-    for k in range(len(bins)):
-        for j in range(LANES):
-            doubt[j] = max(doubt[j], bins[k, j])
-    for j in range(LANES):
-        faintest[j] = doubt[j]
+        faintest[j] = strongest[j]
     for i in range(len(bands)):
         for j in range(LANES):
-            faintest[j] = min(faintest[j], bands[i, j] * sure[i] if bands[i, j] > floor else faintest[j])
-    for j in range(LANES):
-        doubt[j] -= faintest[j]
+            value = bands[i, j] * sure[i]
+            faintest[j] = value if (bands[i, j] > floor) & (value < faintest[j]) else faintest[j]
