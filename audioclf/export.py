@@ -2,14 +2,14 @@
 
 Beside the network lies `export.json`: the front end, the classes, and what goes in and comes out. The same text is in
 the metadata of the ONNX file, and in the TorchScript file as an extra file, both called `export.json`. With ONNX
-Runtime and audioclf's front end, which needs NumPy and SciPy alone:
+Runtime and audioclf's front end, which needs NumPy, SciPy and Numba alone:
 
     import json
     import numpy as np
     import onnxruntime
     import soundfile
     from audioclf.audio.frontend import FrontEnd
-from audioclf.audio.log_mel import log_mel
+    from audioclf.audio.log_mel import log_mel
 
     session = onnxruntime.InferenceSession("model.onnx")
     about = json.loads(session.get_modelmeta().custom_metadata_map["export.json"])

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from audioclf.audio.fourier import compiled
+from audioclf.audio.compiled import compiled
 
 
 def to_float16(values: np.ndarray, out: np.ndarray) -> None:

@@ -7,9 +7,8 @@ import numpy as np
 import scipy.fft
 from numpy.lib.stride_tricks import sliding_window_view
 
-from audioclf.audio.fourier import LANES
 from audioclf.audio.frontend import FrontEnd
-from audioclf.audio.mel_spectra import Tables, mel_spectra
+from audioclf.audio.mel_spectra import LANES, Tables, mel_spectra
 
 
 def log_mel(samples: np.ndarray, spec: FrontEnd) -> np.ndarray:

@@ -1,17 +1,24 @@
-"""Samples → mel spectra, compiled: window, Fourier transform, power and mel filters, LANES frames at a time."""
+"""Samples → mel spectra, compiled: window, Fourier transform, power and mel filters, LANES frames at a time.
+
+Arrays are [n, LANES], a frame in each column: a processor computes eight or sixteen columns with one instruction,
+whatever the length of the transform.
+"""
 
 from typing import NamedTuple
 
 import numpy as np
 
-from audioclf.audio.fourier import LANES, compiled, factors, roots, transform
+from audioclf.audio.compiled import compiled
+
+LANES = 32
+"""Frames at once: four vectors of AVX2, two of AVX-512. Loops over fewer are unrolled before they could become vectors;
+with more, the arrays outgrow the cache."""
 
 _PAIRS = 32
 """Of the samples of one frame that are stored before those of the next: what they go to stays in the nearest cache."""
 
 _APART = 16
 """Numbers between arrays that would push each other out of the cache at a distance of a power of two."""
-
 
 _STEP = 4
 """Bins that a filter takes at once."""
@@ -54,8 +61,8 @@ class Tables(NamedTuple):
         first = taken.argmax(axis=1)
         lengths = np.where(taken.any(axis=1), n_bins - taken[:, ::-1].argmax(axis=1) - first, 0)
         lengths = -(-lengths // _STEP) * _STEP
-        first = np.minimum(first, n_bins - lengths)
-        spans = [row[at : at + length] for row, at, length in zip(filters, first, lengths, strict=True)]
+        longer = np.pad(filters, ((0, 0), (0, _STEP)))
+        spans = [row[at : at + length] for row, at, length in zip(longer, first, lengths, strict=True)]
         half = n_bins - 1
         return cls(
             window=np.pad(window, (0, len(window) % 2)).astype(dtype),
@@ -67,6 +74,22 @@ class Tables(NamedTuple):
             weights=np.concatenate(spans).astype(dtype),
             sure=(1 / (faintest * np.maximum(filters.sum(axis=1), 1e-9))).astype(dtype),
         )
+
+
+def factors(n: int) -> np.ndarray:
+    """n as a product of fours, then primes: the passes of a transform of length n."""
+    found = []
+    for factor in (4, *range(2, n + 1)):
+        while n % factor == 0:
+            found.append(factor)
+            n //= factor
+    return np.array(found, np.int64)
+
+
+def roots(n: int, period: int, dtype: type[np.floating]) -> np.ndarray:
+    """exp(−2πi·k / period) for k < n: [2, n], the real parts and the imaginary ones."""
+    angle = 2 * np.pi * np.arange(n) / period
+    return np.stack([np.cos(angle), -np.sin(angle)]).astype(dtype)
 
 
 @compiled
@@ -87,7 +110,7 @@ def mel_spectra(samples, hop, magnitude, floor, tables, mel, unsure):
     room = np.empty(4 * apart, dtype)
     even, odd = room[: n * LANES], room[apart : apart + n * LANES]
     other_re, other_im = room[2 * apart : 2 * apart + n * LANES], room[3 * apart : 3 * apart + n * LANES]
-    bins = np.empty((n + 1, LANES), dtype)
+    bins = np.zeros((n + _STEP, LANES), dtype)  # zeros beyond the last: filters take _STEP at once
     bands = np.empty((len(tables.first), LANES), dtype)
     strongest, faintest = np.empty(LANES, dtype), np.empty(LANES, dtype)
     for frame in range(0, mel.shape[1], LANES):
@@ -122,7 +145,7 @@ def _window(samples, hop, window, even, odd):
 
 @compiled
 def _power(re, im, half_turns, bins, strongest):
-    """|X|² of real frames, [n_fft/2 + 1, LANES], from the transforms of even + i·odd samples, [n_fft/2, LANES] each.
+    """|X|² of real frames, [≥ n_fft/2 + 1, LANES], from the transforms of even + i·odd samples, [n_fft/2, LANES] each.
 
     Source: W. H. Press et al., Numerical Recipes (2007), section 12.3.2.
     """
@@ -153,7 +176,7 @@ def _square_root(bins, strongest):
 
 @compiled
 def _filter(bins, first, offsets, weights, bands):
-    """[1 + n_fft/2, LANES] → [n_mels, LANES]."""
+    """filters @ bins: [n_mels, LANES]."""
     for i in range(len(bands)):
         for j in range(LANES):
             bands[i, j] = 0
@@ -174,3 +197,76 @@ def _faintest(bands, sure, floor, strongest, faintest):
         for j in range(LANES):
             value = bands[i, j] * sure[i]
             faintest[j] = value if (bands[i, j] > floor) & (value < faintest[j]) else faintest[j]
+
+
+@compiled
+def transform(re, im, other_re, other_im, passes, turns):
+    """The discrete Fourier transforms of n·LANES numbers, LANES of length n; both pairs of arrays are overwritten.
+
+    Args:
+        re, im: flat [n, LANES].
+        other_re, other_im: as large.
+        passes: factors(n).
+        turns: roots(n, n).
+
+    Returns:
+        The real and the imaginary parts, flat [n, LANES]: one of the two pairs.
+
+    Source: the self-sorting algorithm of T. G. Stockham; C. Van Loan, Computational Frameworks for the FFT (1992), 1.7.
+    """
+    m, stride = turns.shape[1], LANES
+    for radix in passes:
+        m //= radix
+        if radix == 4:
+            _pass_4(re, im, other_re, other_im, m, stride, turns)
+        else:
+            _pass_any(re, im, other_re, other_im, radix, m, stride, turns)
+        re, other_re = other_re, re
+        im, other_im = other_im, im
+        stride *= radix
+    return re, im
+
+
+@compiled
+def _pass_4(re, im, out_re, out_im, m, stride, turns):
+    """[4, m, stride] → [m, 4, stride]. Flat indices: of three, Numba finds no vectors."""
+    step = turns.shape[1] // (4 * m)
+    for p in range(m):
+        re1, im1 = turns[0, p * step], turns[1, p * step]
+        re2, im2 = turns[0, 2 * p * step], turns[1, 2 * p * step]
+        re3, im3 = turns[0, 3 * p * step], turns[1, 3 * p * step]
+        a, b, c, d = stride * p, stride * (p + m), stride * (p + 2 * m), stride * (p + 3 * m)
+        out = 4 * stride * p
+        for j in range(stride):
+            even_re, even_im = re[a + j] + re[c + j], im[a + j] + im[c + j]
+            apart_re, apart_im = re[a + j] - re[c + j], im[a + j] - im[c + j]
+            odd_re, odd_im = re[b + j] + re[d + j], im[b + j] + im[d + j]
+            turned_re, turned_im = im[b + j] - im[d + j], re[d + j] - re[b + j]  # −i·(b − d)
+            out_re[out + j], out_im[out + j] = even_re + odd_re, even_im + odd_im
+            x, y = apart_re + turned_re, apart_im + turned_im
+            out_re[out + stride + j], out_im[out + stride + j] = x * re1 - y * im1, x * im1 + y * re1
+            x, y = even_re - odd_re, even_im - odd_im
+            out_re[out + 2 * stride + j], out_im[out + 2 * stride + j] = x * re2 - y * im2, x * im2 + y * re2
+            x, y = apart_re - turned_re, apart_im - turned_im
+            out_re[out + 3 * stride + j], out_im[out + 3 * stride + j] = x * re3 - y * im3, x * im3 + y * re3
+
+
+@compiled
+def _pass_any(re, im, out_re, out_im, radix, m, stride, turns):
+    """[radix, m, stride] → [m, radix, stride], by the definition of the transform: radix² products."""
+    n = turns.shape[1]
+    for p in range(m):
+        for k in range(radix):
+            out = stride * (radix * p + k)
+            for i in range(radix):
+                turn = (p * k * (n // (radix * m)) + i * k * (n // radix)) % n
+                x, y = turns[0, turn], turns[1, turn]
+                part = stride * (p + i * m)
+                if i == 0:
+                    for j in range(stride):
+                        out_re[out + j] = re[part + j] * x - im[part + j] * y
+                        out_im[out + j] = re[part + j] * y + im[part + j] * x
+                else:
+                    for j in range(stride):
+                        out_re[out + j] += re[part + j] * x - im[part + j] * y
+                        out_im[out + j] += re[part + j] * y + im[part + j] * x

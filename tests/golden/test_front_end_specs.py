@@ -44,6 +44,8 @@ ODDER = [
     replace(SPEECH, name="natural logarithm", log="ln", floor=0.0, log_offset=0.01),
     replace(SPEECH, name="standardised", mean=-40.0, std=12.0),
     replace(SPEECH, name="standardised MFCC of a bounded picture", top_db=20.0, n_mfcc=20, mean=1.0, std=2.0),
+    FrontEnd("one filter of all bins", 16_000, 882, 882, 441, 1, 0.0, 8_000.0),
+    FrontEnd("few bins", 16_000, 16, 15, 8, 3, 0.0, 8_000.0),
 ]
 
 

@@ -52,6 +52,7 @@ def test_two_workers_see_the_loss_of_one_and_may_be_all_there_is_room_for(
     assert "2 of 4 workers" in caplog.text
 
 
+@pytest.mark.heavy
 def test_two_workers_fit_the_vote_that_one_fits(extracted: str, tmp_path: Path) -> None:
     votes = []
     for workers in (0, 2):

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from audioclf.audio.fourier import LANES, compiled, factors, roots, transform
+from audioclf.audio.compiled import compiled
+from audioclf.audio.mel_spectra import LANES, factors, roots, transform
 
 
 def transformed(signals: np.ndarray, dtype: type[np.floating]) -> np.ndarray:
