@@ -34,10 +34,12 @@ class Archive:
     Attributes:
         table: a manifest's, or of a listing clip_id, path, uri, size_bytes, etag and modified_s.
         is_manifest: which of them; a manifest need not name all there are.
+        passed_over: files that are no audio by their names, in words; empty if there are none.
     """
 
     table: pa.Table
     is_manifest: bool
+    passed_over: str = ""
 
     def __len__(self) -> int:
         return len(self.table)
@@ -76,17 +78,20 @@ def find(input_: str, may_be_empty: bool = False) -> Archive:
         may_be_empty: whether no recording below a folder or prefix is an outcome like others.
 
     Raises:
-        ConfigError: no such thing.
+        ConfigError: no such thing, or a manifest that names a clip twice.
     """
     uri = storage.to_uri(input_)
     if uri.endswith(MANIFEST_SUFFIX):
-        return Archive(manifest.read(uri).table, is_manifest=True)
+        table = manifest.read(uri).table
+        manifest.require_each_once(table["clip_id"], input_)
+        return Archive(table, is_manifest=True)
     heartbeat, done = Heartbeat("tag", "recordings"), 0
     tables = [_LISTED.empty_table()]
-    for batch in batches(layouts.list_audio(uri, may_be_empty).files):
+    listing = layouts.list_audio(uri, may_be_empty)
+    for batch in batches(listing.files):
         tables.append(_listed(batch))
         heartbeat.show(done := done + len(batch))
-    return Archive(pa.concat_tables(tables), is_manifest=False)
+    return Archive(pa.concat_tables(tables), is_manifest=False, passed_over=listing.passed_over)
 
 
 def _listed(files: list[FileInfo]) -> pa.Table:

@@ -135,3 +135,8 @@ class Listing:
 
     files: FileTable
     skipped: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def passed_over(self) -> str:
+        """Those that were, in words; empty if none."""
+        return ", ".join(f"{count:,} {suffix or 'without suffix'}" for suffix, count in sorted(self.skipped.items()))

@@ -57,6 +57,8 @@ def to_uri(path_or_uri: str) -> str:
     for scheme, root in (("s3://", ""), ("file://", "/")):
         if path_or_uri.startswith(scheme):
             return scheme + (path_or_uri.removeprefix(scheme).rstrip("/") or root)
+    if path_or_uri.lower().startswith("s3:/"):  # one slash, or another case: else a local folder of that name
+        raise ConfigError(f"{path_or_uri}: write s3://{path_or_uri[4:].lstrip('/')}")
     if "://" in path_or_uri:
         scheme = path_or_uri.split("://")[0]
         raise ConfigError(f"{path_or_uri}: {scheme}:// is not supported; give a local path or s3://bucket/prefix")

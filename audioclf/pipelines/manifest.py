@@ -41,14 +41,14 @@ def run(config: ManifestConfig) -> str:
     clips = _table(_lay_out(config, listing.files), regexes, config.limit)
     if not len(clips):
         raise ConfigError(f"{config.metadata}: names no clips")
-    skipped = listing.skipped
+    passed_over = listing.passed_over
     del listing  # its memory is wanted for what follows
     if not config.dry_run:
         clips = probe(clips, None if config.probe else config.probe_above_mb * 1e6)
     if config.folds:
         clips = folds.deal(clips, config.folds)
     manifest.check(clips)
-    _report(clips, skipped)
+    _report(clips, passed_over)
     if not config.dry_run:
         manifest.write(clips, storage.to_uri(config.output))
         log.info("wrote %s", config.output)
@@ -196,7 +196,7 @@ def _probe_chunk(uris: list[str], careful: bool) -> list[AudioInfo | None]:
     return infos
 
 
-def _report(clips: pa.Table, skipped: dict[str, int]) -> None:
+def _report(clips: pa.Table, passed_over: str) -> None:
     by_class = _counts(clips["labels"].combine_chunks().flatten())
     by_fold = _counts(clips["fold"])
     log.info("%d clips, %d classes", len(clips), len(by_class))
@@ -209,9 +209,8 @@ def _report(clips: pa.Table, skipped: dict[str, int]) -> None:
         log.warning("classes that may be meant as one: %s", ", ".join(names))
     if set(by_fold) != {None}:
         log.info("folds: %s", ", ".join(f"{fold}: {count}" for fold, count in sorted(by_fold.items(), key=str)))
-    if skipped:
-        found = ", ".join(f"{count} {suffix or 'without suffix'}" for suffix, count in sorted(skipped.items()))
-        log.info("passed over, not audio by name: %s", found)
+    if passed_over:
+        log.info("passed over, not audio by name: %s", passed_over)
 
 
 def _counts(values: pa.Array | pa.ChunkedArray) -> dict[str | int | None, int]:

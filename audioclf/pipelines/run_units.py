@@ -64,11 +64,21 @@ class Stage:
         return min(self.num_actors or max(1, fit), n_items)
 
 
+def _raising(error: AudioclfError) -> Process:
+    def process(_: Any) -> Any:
+        raise error
+
+    return process
+
+
 class _Actor:
     """Processes items in a worker process; those that an earlier stage failed over are passed on."""
 
     def __init__(self, make: Callable[[Any], Process], plan: Any):
-        self._process = make(plan)
+        try:
+            self._process = make(plan)
+        except AudioclfError as error:  # of a constructor, Ray would pass on the text alone
+            self._process = _raising(error)
         gc.freeze()  # Ray's own objects, half a million, need not be looked through again and again
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[bytes]]:

@@ -140,6 +140,8 @@ def _due(config: TagConfig, settings: TagSettings, found: Archive, known: Ledger
         f"{len(found):,}", f"{len(due.table):,}", f" (--limit {config.limit})" if config.limit else "",
         f"{due.too_young:,}", f"{due.changed:,}", f"{due.gone:,}", settings.describe(),
     )  # fmt: skip
+    if found.passed_over:
+        log.info("tag: passed over, not audio by name: %s", found.passed_over)
     if due.from_the_future:
         log.warning(
             "tag: %s recordings were modified in the future, by their files' times: --min-age-s can't hold for them; "

@@ -1,14 +1,15 @@
 """What a job's worker processes find."""
 
 import os
+from typing import Any
 
 import pytest
 import ray
 
 from audioclf import malloc
-from audioclf.errors import ConfigError
+from audioclf.errors import ConfigError, StorageError
 from audioclf.pipelines import cluster
-from audioclf.pipelines.run_units import Stage
+from audioclf.pipelines.run_units import Stage, map_on_actors
 
 
 def test_workers_reuse_memory_whatever_they_are_for() -> None:
@@ -34,3 +35,11 @@ def test_no_more_workers_start_than_there_is_memory_for() -> None:
     assert size(1) == cluster.cpus()
     assert size(cluster.memory_mb() // 2) == 2
     assert size(cluster.memory_mb()) == 1
+
+
+def test_a_worker_that_cannot_begin_says_why() -> None:
+    def make(plan: str) -> Any:
+        raise StorageError(f"{plan}: no answer")
+
+    with pytest.raises(StorageError, match=r"^s3://bucket: no answer$"):
+        list(map_on_actors([Stage(make, "s3://bucket"), Stage(lambda _: lambda item: item, None)], [1, 2]))

@@ -261,6 +261,10 @@ def test_a_manifest_names_the_recordings_as_well(
     require_same(rows_of(tmp_path / "tags"), reference)
     with pytest.raises(ConfigError, match="--min-age-s and --time-regex need a folder"):
         run(path, trained, tmp_path / "other", min_age_s=1)
+    table = pq.read_table(path)
+    pq.write_table(pa.concat_tables([table, table.slice(2, 1)]), path)
+    with pytest.raises(ConfigError, match=rf"{path}: 1 of its rows name a clip that another names too, such as row 6"):
+        run(path, trained, tmp_path / "other")
     assert not (tmp_path / "other" / "config.json").exists()
 
 

@@ -296,6 +296,13 @@ def test_a_file_from_the_future_does_not_wait_for_its_day(tmp_path: Path) -> Non
     assert (taken.too_young, taken.from_the_future) == (2, 1)
 
 
+def test_files_that_are_no_audio_by_their_names_are_told(tmp_path: Path) -> None:
+    for name in ("a.wav", "b.m4a", "c.m4a", "notes"):
+        (tmp_path / name).write_bytes(b"")
+    found = archive.find(str(tmp_path))
+    assert (len(found), found.passed_over) == (1, "1 without suffix, 2 .m4a")
+
+
 def test_a_limit_is_for_what_is_new_before_what_can_t_be_read(tmp_path: Path, output: RunDirectory) -> None:
     for name in ("a_locked.wav", "b_locked.wav", "c_new.wav", "d_new.wav"):
         (tmp_path / name).write_bytes(b"")

@@ -488,6 +488,12 @@ def test_places_that_do_not_exist_are_bad_usage(tmp_path: Path, s3_bucket: str) 
         storage.to_uri("gs://bucket/x")
 
 
+@pytest.mark.parametrize("typed", ["s3:/bucket/tags", "S3://bucket/tags", "S3:/bucket/tags"])
+def test_a_slip_in_the_scheme_is_no_local_path(typed: str) -> None:
+    with pytest.raises(ConfigError, match=f"{typed}: write s3://bucket/tags"):
+        storage.to_uri(typed)
+
+
 def test_a_folder_in_place_of_a_file_is_one_clips_trouble(tmp_path: Path) -> None:
     with pytest.raises(UnreadableClipError):
         storage.read_bytes(storage.to_uri(str(tmp_path)))
