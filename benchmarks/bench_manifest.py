@@ -7,7 +7,6 @@ import argparse
 import logging
 import multiprocessing
 import resource
-import signal
 import subprocess
 import sys
 import tempfile
@@ -99,7 +98,7 @@ def first_unit_s(path: str, output: Path, rows: int, done: float) -> float:
             sys.exit(f"jobs/extract.py: exit {process.returncode}\n{process.stderr.read() if process.stderr else ''}")
         time.sleep(0.1)
     seconds = time.perf_counter() - began
-    process.send_signal(signal.SIGINT)
+    process.terminate()  # SIGINT is ignored by what a shell runs in the background
     process.communicate()
     return seconds
 
