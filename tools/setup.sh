@@ -19,6 +19,8 @@ say "installing the pinned packages into .venv (a few GB the first time)"
 # worker process half the time, whatever PYTHONDONTWRITEBYTECODE says.
 VIRTUAL_ENV=.venv .venv/bin/uv pip install --quiet --require-hashes --compile-bytecode -r requirements.lock
 VIRTUAL_ENV=.venv .venv/bin/uv pip install --quiet --no-deps --no-build-isolation --editable .
+say "compiling the front end for this processor"
+.venv/bin/python tools/compile_front_end.py
 
 if ! command -v rubberband >/dev/null; then
     install_package rubberband-cli "augmentation (--augment)" || true
