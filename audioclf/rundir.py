@@ -125,8 +125,10 @@ OF_CONTENT = {
     "shards": "the shards are others",
     "weights": "the weights are others",
     "init_weights": "the weights to start from are others",
+    "classes": "the classes are others",
+    "thresholds": "the thresholds are others",
 }
-"""What it means that a digest differs."""
+"""What it means that a digest, or a value of many numbers or names, differs."""
 
 
 def _differences(before: dict[str, Any], now: dict[str, Any], of: str = "") -> list[str]:

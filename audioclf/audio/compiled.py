@@ -4,7 +4,11 @@ NumPy's and SciPy's packages are built for the oldest processors; and a chain of
 memory and back at each step.
 """
 
+import contextlib
+import pickle
+
 from numba import njit
+from numba.core.caching import FunctionCache
 from numba.core.compiler import CompilerBase, DefaultPassBuilder
 
 
@@ -16,13 +20,31 @@ class _ArgumentsApart(CompilerBase):
         return [DefaultPassBuilder.define_nopython_pipeline(self.state)]
 
 
+_DAMAGED = (OSError, EOFError, pickle.UnpicklingError)
+
+
+class _Kept(FunctionCache):
+    """Numba's files of compiled code, of which none that is damaged, or can't be written, stops a job."""
+
+    def load_overload(self, sig, target_context):
+        try:
+            return super().load_overload(sig, target_context)
+        except _DAMAGED:  # it is compiled again, and kept if the index can be begun anew
+            with contextlib.suppress(OSError):
+                self.flush()
+            return None
+
+    def save_overload(self, sig, data):
+        with contextlib.suppress(*_DAMAGED):  # a full disk
+            super().save_overload(sig, data)
+
+
 def compiled(function):
     """Decorator: Numba's. Arguments must not overlap, unless they are only read. `a * b + c` may be rounded once.
 
     What it calls, and the constants it takes, must be in the same file: what is kept is used until that file changes.
     """
-    options = {"pipeline_class": _ArgumentsApart, "fastmath": {"contract"}, "error_model": "numpy"}
-    try:
-        return njit(**options, cache=True)(function)
-    except RuntimeError:  # neither beside the file nor in a home may anything be written
-        return njit(**options)(function)
+    dispatcher = njit(pipeline_class=_ArgumentsApart, fastmath={"contract"}, error_model="numpy")(function)
+    with contextlib.suppress(RuntimeError):  # neither beside the file nor in a home may anything be written
+        dispatcher._cache = _Kept(function)  # pyright: ignore[reportAttributeAccessIssue]
+    return dispatcher

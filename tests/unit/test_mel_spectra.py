@@ -1,11 +1,10 @@
-"""The compiled Fourier transform against NumPy's, and what is compiled where nothing can be kept."""
+"""The compiled Fourier transform against NumPy's."""
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from audioclf.audio.compiled import compiled
 from audioclf.audio.mel_spectra import LANES, factors, roots, transform
 
 
@@ -43,11 +42,3 @@ def test_columns_do_not_touch_each_other() -> None:
     many = np.random.default_rng(1).normal(size=(512, LANES)) * 1e6 + 0j
     many[:, 5] = one[:, 3]
     np.testing.assert_array_equal(transformed(many, np.float32)[:, 5], found[:, 3])
-
-
-def test_a_function_that_numba_can_keep_nowhere_is_compiled_all_the_same() -> None:
-    names: dict[str, object] = {"compiled": compiled}
-    exec("@compiled\ndef doubled(x):\n    return 2 * x\n", names)  # of no file: no place beside it
-    doubled = names["doubled"]
-    assert callable(doubled)
-    assert doubled(np.float32(1.5)) == 3
