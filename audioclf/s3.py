@@ -36,9 +36,15 @@ class Patience:
     """A request is made again this long after its first failure."""
     answer_s: float
     """For a connection, and for each piece of an answer to come."""
+    throttled_s: float = 0
+    """As total_s, if longer, where the store answers and asks for fewer requests."""
+
+    def for_(self, error: Exception) -> float:
+        """Seconds from the first failure to the last try, given what came last."""
+        return max(self.total_s, self.throttled_s) if s3_faults.throttled(error) else self.total_s
 
 
-PATIENCE = Patience(total_s=60, answer_s=30)
+PATIENCE = Patience(total_s=60, answer_s=30, throttled_s=900)
 FIRST_CONTACT = Patience(total_s=10, answer_s=6)
 """Of `reach`: a wrong endpoint is told within 20 s."""
 
@@ -125,7 +131,7 @@ def retrying(uri: str, operation: Callable[["S3Client"], T], patience: Patience 
             now = time.monotonic()
             first_failure = now if first_failure is None else first_failure
             delay = _jitter.uniform(0.5, 1.0) * min(BACKOFF_MAX_S, BACKOFF_S * 2 ** min(tries - 1, 20))
-            if now + delay > first_failure + (patience or PATIENCE).total_s:
+            if now + delay > first_failure + (patience or PATIENCE).for_(error):
                 raise s3_faults.exhausted(uri, error, tries) from error
             if not noticed and now - first_failure > NOTICE_S:
                 noticed = True

@@ -12,10 +12,12 @@ from audioclf.errors import (
 )
 
 PASSING_STATUS = (429, 500, 502, 503, 504)
-PASSING_CODES = frozenset({
-    "SlowDown", "Throttling", "ThrottlingException", "RequestLimitExceeded", "BandwidthLimitExceeded", "InternalError",
-    "ServiceUnavailable", "RequestTimeout", "OperationAborted", "IncompleteBody", "BadDigest",
+THROTTLING_CODES = frozenset({
+    "SlowDown", "Throttling", "ThrottlingException", "RequestLimitExceeded", "BandwidthLimitExceeded",
 })  # fmt: skip
+PASSING_CODES = THROTTLING_CODES | {
+    "InternalError", "ServiceUnavailable", "RequestTimeout", "OperationAborted", "IncompleteBody", "BadDigest",
+}  # fmt: skip
 
 # "400" is all that the answer to a HEAD request says.
 STALE_CODES = frozenset({"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "InvalidToken", "400"})
@@ -49,6 +51,11 @@ def code_of(error: Exception) -> str:
     from botocore.exceptions import ClientError
 
     return error.response.get("Error", {}).get("Code", "") if isinstance(error, ClientError) else ""
+
+
+def throttled(error: Exception) -> bool:
+    """Whether the store is there, and asks for fewer requests: it may do so until it has divided a prefix."""
+    return code_of(error) in THROTTLING_CODES
 
 
 def words(error: Exception) -> str:

@@ -314,3 +314,15 @@ def test_stores_are_reached_or_not(
     proxy.down()
     with pytest.raises(StorageError, match=f"s3://{s3_bucket}: the store can't be reached.*check AWS_ENDPOINT_URL"):
         storage.reach(f"s3://{s3_bucket}")
+
+
+def test_a_store_that_asks_for_fewer_requests_is_given_more_time(
+    proxy: FaultProxy, direct: Callable[[str, bytes], None], s3_bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(s3, "PATIENCE", Patience(total_s=0.1, answer_s=30, throttled_s=30))
+    direct("x", b"sound")
+    proxy.faults = fault_proxy.first(2, fault_proxy.SLOW_DOWN)
+    assert storage.read_bytes(f"s3://{s3_bucket}/x") == b"sound"
+    proxy.faults = fault_proxy.always(fault_proxy.refusal(503, "ServiceUnavailable"))
+    with pytest.raises(StorageError, match="ServiceUnavailable"):
+        storage.read_bytes(f"s3://{s3_bucket}/x")
