@@ -102,7 +102,7 @@ class UnitExtractor:
             ShardWriter(file, plan.front_end, plan.grid.length, plan.config_digest, plan.buffer_bytes) as writer,
         ):
             trials = stack.enter_context(isolation.Trials(try_clip)) if careful else None
-            for clip, opener in self._fetcher(clips):
+            for clip, opener in self._fetcher(clips, in_part=unit.segments_total > 0):
                 counts.clips += unit.first_segment == 0
                 before = len(rejects)
                 try:

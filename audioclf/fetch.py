@@ -33,12 +33,19 @@ class Fetcher:
         self._ahead_bytes = ahead_bytes
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="fetch")
 
-    def __call__(self, clips: Iterable[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], Opener]]:
-        """Each clip with the function that opens its file or raises the ClipError or StorageError of its fetching."""
+    def __call__(
+        self, clips: Iterable[dict[str, Any]], in_part: bool = False
+    ) -> Iterator[tuple[dict[str, Any], Opener]]:
+        """Each clip with the function that opens its file or raises the ClipError or StorageError of its fetching.
+
+        Args:
+            clips: rows of a manifest.
+            in_part: only some of each file is wanted: it is fetched by range as it is read, not as a whole.
+        """
         waiting: deque[tuple[dict[str, Any], Opener, int]] = deque()
         ahead = 0
         for clip in clips:
-            opener, size = self._start(clip)
+            opener, size = self._start(clip, in_part)
             while waiting and ahead + size > self._ahead_bytes:
                 done, done_opener, done_size = waiting.popleft()
                 ahead -= done_size
@@ -57,10 +64,10 @@ class Fetcher:
         """End the threads."""
         self._pool.shutdown(cancel_futures=True)
 
-    def _start(self, clip: dict[str, Any]) -> tuple[Opener, int]:
+    def _start(self, clip: dict[str, Any], in_part: bool) -> tuple[Opener, int]:
         """The opener of a clip, and how much is being fetched for it."""
         uri, etag, size = clip["uri"], clip["etag"], clip["size_bytes"]
-        if storage.local_path(uri) is not None or size > min(WHOLE_BYTES, self._ahead_bytes):
+        if in_part or storage.local_path(uri) is not None or size > min(WHOLE_BYTES, self._ahead_bytes):
             return partial(storage.open_ranged, uri, etag, RANGE_BYTES), 0
         future = self._pool.submit(storage.read_bytes, uri, etag)
         return lambda: io.BytesIO(future.result()), size

@@ -112,7 +112,8 @@ class WindowCutter:
         """
         with contextlib.ExitStack() as stack:
             trials = stack.enter_context(isolation.Trials(_decode)) if careful else None
-            for recording, opener in self._fetcher(self._manifest.rows(unit.row_start, unit.row_stop)):
+            rows = self._manifest.rows(unit.row_start, unit.row_stop)
+            for recording, opener in self._fetcher(rows, in_part=unit.segments_total > 0):
                 yield from self._cut(recording, opener, unit, trials)
 
     def close(self) -> None:
