@@ -20,6 +20,9 @@ class _ArgumentsApart(CompilerBase):
         return [DefaultPassBuilder.define_nopython_pipeline(self.state)]
 
 
+# Without the lock of the interpreter: meanwhile other threads fetch.
+_OPTIONS = {"nogil": True, "fastmath": {"contract"}, "error_model": "numpy"}
+
 _DAMAGED = (OSError, EOFError, pickle.UnpicklingError)
 
 
@@ -38,13 +41,16 @@ class _Kept(FunctionCache):
         with contextlib.suppress(*_DAMAGED):  # a full disk
             super().save_overload(sig, data)
 
+    def _index_key(self, sig, codegen):
+        return *super()._index_key(sig, codegen), str(_OPTIONS)
+
 
 def compiled(function):
     """Decorator: Numba's. Arguments must not overlap, unless they are only read. `a * b + c` may be rounded once.
 
     What it calls, and the constants it takes, must be in the same file: what is kept is used until that file changes.
     """
-    dispatcher = njit(pipeline_class=_ArgumentsApart, fastmath={"contract"}, error_model="numpy")(function)
+    dispatcher = njit(**_OPTIONS, pipeline_class=_ArgumentsApart)(function)
     with contextlib.suppress(RuntimeError):  # neither beside the file nor in a home may anything be written
         dispatcher._cache = _Kept(function)  # pyright: ignore[reportAttributeAccessIssue]
     return dispatcher
