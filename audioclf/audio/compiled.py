@@ -6,6 +6,7 @@ memory and back at each step.
 
 import contextlib
 import pickle
+from typing import Any
 
 from numba import njit
 from numba.core.caching import FunctionCache
@@ -21,7 +22,7 @@ class _ArgumentsApart(CompilerBase):
 
 
 # Without the lock of the interpreter: meanwhile other threads fetch.
-_OPTIONS = {"nogil": True, "fastmath": {"contract"}, "error_model": "numpy"}
+_OPTIONS: dict[str, Any] = {"nogil": True, "fastmath": {"contract"}, "error_model": "numpy"}
 
 _DAMAGED = (OSError, EOFError, pickle.UnpicklingError)
 
