@@ -42,7 +42,7 @@ class _Kept(FunctionCache):
         with contextlib.suppress(*_DAMAGED):  # a full disk
             super().save_overload(sig, data)
 
-    def _index_key(self, sig, codegen):
+    def _index_key(self, sig, codegen) -> Any:
         return *super()._index_key(sig, codegen), str(_OPTIONS)
 
 
