@@ -125,10 +125,12 @@ OF_CONTENT = {
     "shards": "the shards are others",
     "weights": "the weights are others",
     "init_weights": "the weights to start from are others",
-    "classes": "the classes are others",
-    "thresholds": "the thresholds are others",
 }
-"""What it means that a digest, or a value of many numbers or names, differs."""
+"""What it means that a digest differs."""
+
+
+MANY = 20
+"""Values in two lists that are too many to be told."""
 
 
 def _differences(before: dict[str, Any], now: dict[str, Any], of: str = "") -> list[str]:
@@ -142,6 +144,8 @@ def _differences(before: dict[str, Any], now: dict[str, Any], of: str = "") -> l
             words.append(OF_CONTENT[key])
         elif isinstance(was, dict) and isinstance(there_now, dict):
             words += _differences(was, there_now, f"{of}{key}.")
+        elif isinstance(was, list) and isinstance(there_now, list) and len(was) + len(there_now) > MANY:
+            words.append(f"{of}{key} has other values")
         else:
             words.append(f"{of}{key} was {was!r} and is now {there_now!r}")
     return words

@@ -117,6 +117,7 @@ def _check_metrics(measured: dict, rows: list[dict]) -> None:
     assert 0 <= low <= measured["accuracy"] <= high <= 1
 
 
+@pytest.mark.heavy
 def test_a_network_of_waveforms_is_one_of_their_pictures(
     manifest_file: str, extracted: str, trained: str, tmp_path: Path
 ) -> None:
