@@ -66,6 +66,7 @@ def test_copies_are_the_same_whatever_the_workers_units_and_kills(
     assert rows(otherwise).equals(rows(undisturbed))
 
 
+@pytest.mark.heavy
 def test_a_machine_without_the_program_stops_the_job_with_its_name(
     jobs: Jobs, prepared: tuple[str, ...], tmp_path: Path
 ) -> None:

@@ -58,6 +58,7 @@ def test_a_network_does_not_depend_on_a_row_of_its_test_fold(copies: str, spoilt
     assert digests[0] == digests[1]
 
 
+@pytest.mark.heavy
 def test_a_learned_policy_does_not_depend_on_a_row_of_its_test_fold(copies: str, spoilt: str, tmp_path: Path) -> None:
     learned = []
     for name, run in (("copies", copies), ("spoilt", spoilt)):
