@@ -129,7 +129,7 @@ OF_CONTENT = {
 """What it means that a digest differs."""
 
 
-MANY = 20
+_MANY = 20
 """Values in two lists that are too many to be told."""
 
 
@@ -144,7 +144,7 @@ def _differences(before: dict[str, Any], now: dict[str, Any], of: str = "") -> l
             words.append(OF_CONTENT[key])
         elif isinstance(was, dict) and isinstance(there_now, dict):
             words += _differences(was, there_now, f"{of}{key}.")
-        elif isinstance(was, list) and isinstance(there_now, list) and len(was) + len(there_now) > MANY:
+        elif isinstance(was, list) and isinstance(there_now, list) and len(was) + len(there_now) > _MANY:
             words.append(f"{of}{key} has other values")
         else:
             words.append(f"{of}{key} was {was!r} and is now {there_now!r}")

@@ -63,7 +63,7 @@ class ShardWriter:
     def add(self, row: dict[str, Any], picture: np.ndarray) -> None:
         """A row of every column but the picture's, and its picture [n_features, n_frames]: see `audio.features`."""
         place = self._pictures[len(self._rows)]
-        if (self._dtype, picture.dtype) == (np.float16, np.float32):
+        if self._dtype == np.float16:
             to_float16(picture, place)
         else:
             place[:] = picture

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from audioclf import local_files, local_listing, s3, s3_listing
+from audioclf import local_files, local_listing, s3, s3_files, s3_listing
 from audioclf.errors import (
     AudioclfError,
     ChangedClipError,
@@ -131,7 +131,7 @@ def read_bytes(uri: str, etag: str | None = None) -> bytes:
     """
     path = local_path(uri)
     if path is None:
-        return s3.read(uri, etag)
+        return s3_files.read(uri, etag)
     with _open_local(uri, path, etag) as file:
         try:
             return file.read()
@@ -169,7 +169,7 @@ def open_ranged(uri: str, etag: str | None = None, block_bytes: int = RANGE_BLOC
     path = local_path(uri)
     if path is not None:
         return _open_local(uri, path, etag)
-    return io.BufferedReader(s3.RangeReader(uri, etag, min(block_bytes, RANGE_BLOCK_BYTES)), block_bytes)
+    return io.BufferedReader(s3_files.RangeReader(uri, etag, min(block_bytes, RANGE_BLOCK_BYTES)), block_bytes)
 
 
 def etag_of(opened: BinaryIO) -> str | None:
@@ -210,11 +210,11 @@ def create(uri: str) -> Iterator[BinaryIO]:
     """
     path = local_path(uri)
     if path is None:
-        with local_files.Spool(max_size=s3.PART_BYTES) as spool:
+        with local_files.Spool(max_size=s3_files.PART_BYTES) as spool:
             yield cast(BinaryIO, spool)
             with local_files.errors(tempfile.gettempdir()):
                 spool.flush()
-            s3.upload(uri, cast(BinaryIO, spool))
+            s3_files.upload(uri, cast(BinaryIO, spool))
         return
     with local_files.create(path, display(uri)) as file:
         yield file

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from audioclf.audio.frontend import FrontEnd
+from audioclf.audio.frontend import FrontEnd, mirrored
 from audioclf.audio.pcm import INT16_SCALE
 from audioclf.errors import ConfigError
 
@@ -145,18 +145,10 @@ def _check(jitter: MelJitter, spec: FrontEnd) -> None:
 
 def _padded(waveforms: torch.Tensor, spec: FrontEnd, n_frames: int) -> torch.Tensor:
     """[B, …] such that frame t begins at sample t·hop_length."""
-    n = waveforms.shape[1]
-    # A centred window lies amid n_fft samples; where the transform finds it there only turns phases.
-    before = spec.n_fft // 2 - (spec.n_fft - spec.win_length) // 2 if spec.center else 0
+    n, before = waveforms.shape[1], spec.before
     after = max(0, (n_frames - 1) * spec.hop_length + spec.win_length - before - n)
     if not spec.center or spec.pad_mode == "constant" or n == 0:
         return F.pad(waveforms, (before, after))
-    left, right = _mirrored(-before, 0, n, waveforms), _mirrored(n, n + after, n, waveforms)
-    return torch.cat([waveforms[:, left], waveforms, waveforms[:, right]], dim=1)
-
-
-def _mirrored(start: int, stop: int, n: int, like: torch.Tensor) -> torch.Tensor:
-    """Where among n samples the positions [start, stop) lie once these are mirrored at both ends, however often."""
-    period = max(1, 2 * (n - 1))
-    folded = torch.arange(start, stop, device=like.device).remainder(period)
-    return torch.minimum(folded, period - folded)
+    ends = np.arange(-before, 0), np.arange(n, n + after)
+    left, right = (waveforms[:, torch.from_numpy(mirrored(end, n)).to(waveforms.device)] for end in ends)
+    return torch.cat([left, waveforms, right], dim=1)

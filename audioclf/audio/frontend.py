@@ -84,6 +84,12 @@ class FrontEnd:
         return self.n_samples(n_frames) / self.sample_rate
 
     @property
+    def before(self) -> int:
+        """Samples of frame 0 that lie before the segment."""
+        # A centred window lies amid n_fft samples; where the transform finds it there only turns phases.
+        return self.n_fft // 2 - (self.n_fft - self.win_length) // 2 if self.center else 0
+
+    @property
     def _taken(self) -> int:
         return 1 if self.pre_emphasis else 0
 
@@ -149,6 +155,13 @@ FRONT_ENDS = {
     )
 }
 # fmt: on
+
+
+def mirrored(positions: np.ndarray, n: int) -> np.ndarray:
+    """Where among n samples positions beyond them lie once these are mirrored at both ends, however often."""
+    period = max(1, 2 * (n - 1))
+    folded = positions % period
+    return np.minimum(folded, period - folded)
 
 
 def get_front_end(name: str) -> FrontEnd:

@@ -9,10 +9,10 @@ def to_float16(values: np.ndarray, out: np.ndarray) -> None:
     """Round to the nearest float16, ties to even, as IEEE 754 and NumPy have it: `out[:] = values`.
 
     Args:
-        values: float32.
+        values: float32, or what float32 has exactly.
         out: float16, as many, contiguous.
     """
-    _round(np.ascontiguousarray(values).reshape(-1), out.view(np.uint16).reshape(-1))
+    _round(np.ascontiguousarray(values, np.float32).reshape(-1), out.view(np.uint16).reshape(-1))
 
 
 _INFINITY, _NORMAL, _BEYOND = 0xFF << 23, (127 - 14) << 23, (127 + 16) << 23

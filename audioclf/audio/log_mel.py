@@ -7,7 +7,7 @@ import numpy as np
 import scipy.fft
 from numpy.lib.stride_tricks import sliding_window_view
 
-from audioclf.audio.frontend import FrontEnd
+from audioclf.audio.frontend import FrontEnd, mirrored
 from audioclf.audio.mel_spectra import LANES, Tables, mel_spectra
 
 
@@ -28,7 +28,7 @@ def log_mel(samples: np.ndarray, spec: FrontEnd) -> np.ndarray:
     wide = np.flatnonzero(unsure)
     if len(wide):
         starts = np.resize(wide, _in_lanes(len(wide))) * spec.hop_length
-        frames = sliding_window_view(padded, _window_length(spec))[starts]
+        frames = sliding_window_view(padded, len(_tables(spec, np.float64).window))[starts]
         mel[:, wide], _ = _mel_spectra(frames.ravel(), frames.shape[1], len(wide), spec, np.float64)
     return _compressed(mel, spec)
 
@@ -59,18 +59,11 @@ def _in_lanes(n_frames: int) -> int:
     return -(-n_frames // LANES) * LANES
 
 
-def _window_length(spec: FrontEnd) -> int:
-    """Samples that a frame takes: an even number."""
-    return spec.win_length + spec.win_length % 2
-
-
 def _padded(samples: np.ndarray, spec: FrontEnd, n_frames: int) -> np.ndarray:
     """The samples after pre-emphasis, such that frame t begins at t·hop_length, and as many as are computed."""
     kept = samples[1:] if spec.pre_emphasis else samples
-    n = len(kept)
-    # A centred window lies amid n_fft samples; where the transform finds it there only turns phases.
-    before = spec.n_fft // 2 - (spec.n_fft - spec.win_length) // 2 if spec.center else 0
-    padded = np.empty(max(before + n, (_in_lanes(n_frames) - 1) * spec.hop_length + _window_length(spec)), np.float32)
+    n, before, window = len(kept), spec.before, _tables(spec, np.float32).window
+    padded = np.empty(max(before + n, (_in_lanes(n_frames) - 1) * spec.hop_length + len(window)), np.float32)
     padded[:before] = 0
     padded[before + n :] = 0
     inside = padded[before : before + n]
@@ -82,9 +75,7 @@ def _padded(samples: np.ndarray, spec: FrontEnd, n_frames: int) -> np.ndarray:
     if spec.center and spec.pad_mode == "reflect" and n:
         stop = (n_frames - 1) * spec.hop_length + spec.win_length - before
         beyond = np.r_[-before:0, n : max(n, stop)]
-        period = max(1, 2 * (n - 1))
-        folded = beyond % period
-        padded[before + beyond] = inside[np.minimum(folded, period - folded)]
+        padded[before + beyond] = inside[mirrored(beyond, n)]
     return padded
 
 

@@ -179,7 +179,7 @@ def _plan(
 def _check_memory(plan: ExtractPlan, config: ExtractConfig) -> None:
     """Raise ConfigError where a single segment is too much for a worker."""
     samples, front_end = plan.grid.length, plan.front_end
-    # The frames read ahead, mixed and resampled, some of them as float64; the picture and its spectra.
+    # The frames read ahead, mixed and resampled, some as float64; what double precision computes again; the picture.
     needed_mb = (samples * 32 + front_end.n_features * front_end.n_frames(samples) * 16) / 1e6
     if needed_mb > config.memory_mb - LIBRARIES_MB:
         raise ConfigError(

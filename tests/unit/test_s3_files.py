@@ -11,7 +11,7 @@ import boto3
 import numpy as np
 import pytest
 
-from audioclf import s3, storage
+from audioclf import s3, s3_files, storage
 from audioclf.errors import ChangedClipError, MissingClipError, StorageError
 from audioclf.s3 import Patience
 from tests import fault_proxy
@@ -107,7 +107,7 @@ def test_a_created_object_appears_at_the_end(proxy: FaultProxy, s3_bucket: str) 
 def test_a_large_object_is_sent_in_parts_each_until_it_arrives(
     proxy: FaultProxy, s3_bucket: str, monkeypatch: pytest.MonkeyPatch, direct: Callable[[str, bytes], None]
 ) -> None:
-    monkeypatch.setattr(s3, "PART_BYTES", 5 << 20)  # the least that S3 takes
+    monkeypatch.setattr(s3_files, "PART_BYTES", 5 << 20)  # the least that S3 takes
     content = np.random.default_rng(0).bytes((11 << 20) + 1)
     uri = f"s3://{s3_bucket}/x"
     direct("x", b"before")
@@ -133,7 +133,7 @@ def test_an_upload_whose_end_was_not_answered_is_there(
     proxy: FaultProxy, s3_bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """moto forgives a second end of an upload; AWS and others say that they know no such upload."""
-    monkeypatch.setattr(s3, "PART_BYTES", 5 << 20)
+    monkeypatch.setattr(s3_files, "PART_BYTES", 5 << 20)
     ends = []
 
     def lose_the_answer(index: int, method: str, path: str) -> Fault | None:
@@ -154,7 +154,7 @@ def test_an_upload_whose_end_was_not_answered_is_there(
 def test_the_parts_of_a_failed_upload_are_removed(
     proxy: FaultProxy, s3_bucket: str, monkeypatch: pytest.MonkeyPatch, impatient: Callable[..., None]
 ) -> None:
-    monkeypatch.setattr(s3, "PART_BYTES", 5 << 20)
+    monkeypatch.setattr(s3_files, "PART_BYTES", 5 << 20)
     impatient()
     proxy.faults = lambda index, method, path: fault_proxy.SLOW_DOWN if "partNumber=2" in path else None
     with pytest.raises(StorageError, match="SlowDown"):

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 from botocore.exceptions import ClientError
 
-from audioclf import s3, s3_listing, storage
+from audioclf import s3, s3_files, s3_listing, storage
 from audioclf.errors import ChangedClipError, ConfigError, MissingClipError, StorageError, UnreadableClipError
 
 
@@ -91,7 +91,7 @@ def test_a_full_folder_of_temporary_files_is_named(
     full_disk: Path, s3_bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(full_disk))
-    monkeypatch.setattr(s3, "PART_BYTES", 5 << 20)
+    monkeypatch.setattr(s3_files, "PART_BYTES", 5 << 20)
     with pytest.raises(StorageError, match=f"{full_disk}: no space left on the disk"):
         storage.write_bytes(f"s3://{s3_bucket}/x", bytes(6 << 20))
     assert not storage.exists(f"s3://{s3_bucket}/x")
