@@ -326,9 +326,11 @@ def test_who_was_taken_over_from_is_told(uri: str) -> None:
 
 def test_the_heart_stops_once_the_lock_is_lost(local: str) -> None:
     with run_lock.hold(local, "tag", heartbeat_s=0.001) as lock:
-        leave(local)
+        # Looked for before the lock is lost: it may stop at once.
         [heart] = [thread for thread in threading.enumerate() if thread.name == "run lock"]
+        leave(local)
         heart.join(60)
+        assert not heart.is_alive()
         with pytest.raises(LockLostError, match="elsewhere"):
             lock.check()
 
