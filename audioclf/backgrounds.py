@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from audioclf import storage
-from audioclf.audio import recording, segment
+from audioclf import fetch, storage
+from audioclf.audio import segment
 from audioclf.audio.recording import Recording
 from audioclf.errors import ClipError, ConfigError, StorageError
 from audioclf.layouts import AUDIO_SUFFIXES
@@ -40,7 +40,7 @@ def find(folder: str) -> tuple[Background, ...]:
         raise ConfigError(f"--backgrounds {folder}: no audio file below it")
     for file in found:
         try:
-            info = recording.probe(storage.open_ranged(file.uri), storage.display(file.uri))
+            info = fetch.probe(file.uri)
         except ClipError as error:
             raise ConfigError(f"--backgrounds: {error.clip_uri}: {error.message}") from error
         if info.duration_s == 0:

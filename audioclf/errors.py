@@ -95,6 +95,10 @@ class StorageError(AudioclfError):
     """A store can't be reached, or refuses the request."""
 
 
+class AccessDeniedError(StorageError):
+    """A store does not let these credentials read or write an object, or any: fetch.py tells which."""
+
+
 class ClusterError(AudioclfError):
     """The Ray cluster that a job was to run on can't be reached."""
 

@@ -40,6 +40,8 @@ class ExtractPlan:
     """What a task may hold of fetched files, and again of pictures not yet written."""
     manifest_etag: str | None = None
     """Of the manifest that units were planned from."""
+    readable_uri: str | None = None
+    """Of a clip that may be read, by which the refusal of another is judged."""
 
     @property
     def grid(self) -> Grid:
@@ -81,7 +83,7 @@ class UnitExtractor:
     def __init__(self, plan: ExtractPlan):
         self._plan = plan
         self._manifest = manifest.SliceReader(plan.manifest_uri, plan.manifest_etag)
-        self._fetcher = Fetcher(plan.buffer_bytes)
+        self._fetcher = Fetcher(plan.buffer_bytes, plan.readable_uri)
         self._background = plan.augmentation.background_loader(plan.front_end.sample_rate)
 
     def __call__(self, unit: Unit, careful: bool = False) -> UnitCounts:
@@ -206,7 +208,7 @@ def _flags(part: Segment, samples: np.ndarray, front_end: AnyFrontEnd) -> tuple[
 
 def try_clip(clip: dict[str, Any], plan: ExtractPlan, unit: Unit) -> None:
     """All that is done with a clip, and nothing kept: to see whether it kills its process."""
-    fetcher = Fetcher(plan.buffer_bytes)
+    fetcher = Fetcher(plan.buffer_bytes, plan.readable_uri)
     background = plan.augmentation.background_loader(plan.front_end.sample_rate)
     writer = ShardWriter(None, plan.front_end, plan.grid.length, plan.config_digest, plan.buffer_bytes)
     try:

@@ -3,6 +3,7 @@
 import functools
 
 from audioclf.errors import (
+    AccessDeniedError,
     AudioclfError,
     ChangedClipError,
     ConfigError,
@@ -22,11 +23,13 @@ PASSING_CODES = THROTTLING_CODES | {
 # "400" is all that the answer to a HEAD request says.
 STALE_CODES = frozenset({"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "InvalidToken", "400"})
 
+DENIED_CODES = frozenset({"AccessDenied", "403"})
+
 _EXPIRED = "the credentials have expired; renew them (AWS_SESSION_TOKEN and its keys, or AWS_PROFILE)"
 _DENIED = "these credentials may not do this; give them the right to, or use others (AWS_ACCESS_KEY_ID, AWS_PROFILE)"
 REMEDIES = {
     **dict.fromkeys(STALE_CODES, _EXPIRED),
-    **dict.fromkeys(("AccessDenied", "403"), _DENIED),
+    **dict.fromkeys(DENIED_CODES, _DENIED),
     "InvalidAccessKeyId": "the store does not know this access key; check AWS_ACCESS_KEY_ID and AWS_PROFILE",
     "SignatureDoesNotMatch": "the secret key does not belong to the access key; check AWS_SECRET_ACCESS_KEY",
     "RequestTimeTooSkewed": "set the clock of this machine",
@@ -117,4 +120,5 @@ def explained(uri: str, error: Exception) -> AudioclfError:
         return UnreadableClipError(uri, "fetch", "the object is archived; restore it first")
     if code == "NoSuchBucket":
         return ConfigError(f"{uri}: no such bucket")
-    return StorageError(f"{uri}: {words(error)}; {REMEDIES.get(code, _CHECK_CREDENTIALS)}")
+    kind = AccessDeniedError if code in DENIED_CODES else StorageError
+    return kind(f"{uri}: {words(error)}; {REMEDIES.get(code, _CHECK_CREDENTIALS)}")

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from audioclf import local_files, local_listing, s3, s3_files, s3_listing
+from audioclf import local_files, local_listing, read_ahead, s3, s3_files, s3_listing
 from audioclf.errors import (
     AudioclfError,
     ChangedClipError,
@@ -279,8 +279,8 @@ def remove_all(folder_uri: str) -> None:
     """Remove a folder, or all objects below a prefix; one that is not there is no error."""
     path = local_path(folder_uri)
     if path is None:
-        for info in list_files(folder_uri):
-            remove(info.uri)
+        for _ in read_ahead.each(remove, (info.uri for info in list_files(folder_uri))):
+            pass
     elif path.is_dir():
         with local_files.errors(display(folder_uri)):
             shutil.rmtree(path)

@@ -34,12 +34,14 @@ class Windows:
         manifest_uri: the recordings that units name rows of.
         front_end: of the network.
         window_s, hop_s: seconds in a window, and from one to the next.
+        readable_uri: of a recording that may be read, by which the refusal of another is judged.
     """
 
     manifest_uri: str
     front_end: FrontEnd
     window_s: float
     hop_s: float
+    readable_uri: str | None = None
 
     @property
     def grid(self) -> Grid:
@@ -101,7 +103,7 @@ class WindowCutter:
     def __init__(self, windows: Windows):
         self._windows = windows
         self._manifest = manifest.SliceReader(windows.manifest_uri)
-        self._fetcher = Fetcher(AHEAD_BYTES)
+        self._fetcher = Fetcher(AHEAD_BYTES, windows.readable_uri)
 
     def __call__(self, unit: Unit, careful: bool = False) -> Iterator[Window | Part]:
         """The windows of each recording in turn, then what became of it.
@@ -131,7 +133,7 @@ class WindowCutter:
         n_windows, duration_s = 0, 0.0
         offset_s = recording["start_s"] or 0.0
         try:
-            if trials and not trials.survives(recording, unit, grid):
+            if trials and not trials.survives(recording, unit, self._windows):
                 raise CrashedClipError(storage.display(recording["uri"]), "decode", isolation.MESSAGE)
             with _open(recording, opener, seconds) as sound:
                 for part in _timed(unit_segments.of(sound, unit, grid, recording, rejects), seconds):
@@ -177,13 +179,13 @@ def _timed(items: Iterable[T], seconds: defaultdict[str, float]) -> Iterator[T]:
         yield item
 
 
-def _decode(recording: dict[str, Any], unit: Unit, grid: Grid) -> None:
+def _decode(recording: dict[str, Any], unit: Unit, windows: Windows) -> None:
     """Decode a recording and keep nothing: to see whether it kills its process."""
-    fetcher = Fetcher(AHEAD_BYTES)
+    fetcher = Fetcher(AHEAD_BYTES, windows.readable_uri)
     try:
         for found, opener in fetcher([recording]):
             with Recording(opener(), storage.display(found["uri"]), found["start_s"], found["end_s"]) as sound:
-                for _ in unit_segments.of(sound, unit, grid, found, []):
+                for _ in unit_segments.of(sound, unit, windows.grid, found, []):
                     pass
     except ClipError:
         pass  # its turn comes when the unit is made

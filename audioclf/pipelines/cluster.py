@@ -35,11 +35,11 @@ WORKERS_ENVIRONMENT = {
 """Of every process that a job starts, unless the user has set it; the driver itself began without."""
 
 
-def connect(num_cpus: int | None = None) -> None:
+def connect(num_cpus: int | None = None, num_gpus: int | None = None) -> None:
     """Connect to Ray, or start it here; once a process, and only when there is work for it.
 
     Args:
-        num_cpus: of a cluster started here; default: all there are.
+        num_cpus, num_gpus: of a cluster started here; default: all there are.
 
     Raises:
         ClusterError: it does not start, or nothing answers at the address of the cluster that it is to run on.
@@ -62,6 +62,7 @@ def connect(num_cpus: int | None = None) -> None:
         ray.init(
             address=address or "local",
             num_cpus=num_cpus,
+            num_gpus=num_gpus,
             include_dashboard=None if submitted else False,
             logging_level=logging.ERROR,
             log_to_driver=False,

@@ -10,7 +10,18 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from audioclf import backgrounds, conservation, front_ends, manifest, parquet_files, policy, rundir, storage, units
+from audioclf import (
+    backgrounds,
+    conservation,
+    fetch,
+    front_ends,
+    manifest,
+    parquet_files,
+    policy,
+    rundir,
+    storage,
+    units,
+)
 from audioclf.audio import rubberband
 from audioclf.audio.augment import ORIGINAL, TRANSFORM_SETS
 from audioclf.audio.pcm import AnyFrontEnd
@@ -75,6 +86,7 @@ def run(config: ExtractConfig) -> str:
         storage.remove(directory.at(rundir.SUCCESS))
     progress = Progress("extract", _clips_in(due), began)
     if due:
+        plan = replace(plan, readable_uri=_find_readable(clips, len(table)))
         cluster.connect()  # what it says comes before the line that renews itself
         with progress.shown():
             for counts in run_units([Stage(_make, plan, config.num_actors, config.memory_mb)], due):
@@ -131,6 +143,14 @@ def _augmentation_binding(augmentation: Augmentation) -> dict[str, Any]:
 def _make(plan: ExtractPlan) -> Callable[[Attempt], dict[str, Any]]:
     extractor = UnitExtractor(plan)
     return lambda attempt: extractor(attempt.unit, attempt.careful).to_dict()
+
+
+def _find_readable(clips: ManifestFile, n_clips: int) -> str | None:
+    reader = manifest.SliceReader(clips.uri, clips.etag)
+    try:
+        return fetch.find_readable(reader.rows(row, row + 1)[0]["uri"] for row in fetch.spread_rows(n_clips))
+    finally:
+        reader.close()
 
 
 def _clips_in(due: list[Unit]) -> int:

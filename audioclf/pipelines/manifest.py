@@ -109,9 +109,14 @@ def _table(batches_of_clips: Iterable[list[Clip]], regexes: layouts.Regexes, lim
     return pa.concat_tables(tables)
 
 
-def probe(clips: pa.Table, above_bytes: float | None) -> pa.Table:
+def probe(clips: pa.Table, above_bytes: float | None, readable_uri: str | None = None) -> pa.Table:
     """Fill in durations, rates and channels where they are not known, of large clips alone or of all; what can't be
     read keeps none.
+
+    Args:
+        clips: a manifest.
+        above_bytes: clips up to this size are left alone; None: none are.
+        readable_uri: of a clip that may be read; if None, one is looked for among those that are probed.
     """
     unknown = np.isnan(clips["duration_s"].to_numpy())
     wanted = np.flatnonzero(
@@ -123,7 +128,7 @@ def probe(clips: pa.Table, above_bytes: float | None) -> pa.Table:
     sample_rate, channels = (clips[name].fill_null(0).to_numpy().copy() for name in ("sample_rate", "channels"))
     uris = clips["uri"].take(pa.array(wanted))
     heartbeat, done, unreadable = Heartbeat("probe", f"of {len(wanted):,} files"), 0, 0
-    for start, infos in _probe_chunks(uris):
+    for start, infos in _probe_chunks(uris, readable_uri):
         for row, info in zip(wanted[start : start + len(infos)].tolist(), infos, strict=True):
             if info is None:
                 unreadable += 1
@@ -141,13 +146,16 @@ def probe(clips: pa.Table, above_bytes: float | None) -> pa.Table:
 def probe_all(uris: list[str]) -> list[AudioInfo | None]:
     """The headers of many files, read on the cluster; None for one that can't be read."""
     found: list[AudioInfo | None] = [None] * len(uris)
-    for start, infos in _probe_chunks(pa.array(uris, pa.string())):
+    for start, infos in _probe_chunks(pa.chunked_array([pa.array(uris, pa.string())])):
         found[start : start + len(infos)] = infos
     return found
 
 
-def _probe_chunks(uris: pa.Array | pa.ChunkedArray) -> Iterator[tuple[int, list[AudioInfo | None]]]:
+def _probe_chunks(
+    uris: pa.ChunkedArray, readable_uri: str | None = None
+) -> Iterator[tuple[int, list[AudioInfo | None]]]:
     """Headers of so many files, and the row of the first of them, as they come in."""
+    readable_uri = readable_uri or fetch.find_readable(fetch.spread(uris))
     cluster.connect()
     probe_chunk = ray.remote(num_cpus=0.5, max_retries=0)(_probe_chunk)
     starts = iter(range(0, len(uris), PROBE_CHUNK))
@@ -155,7 +163,8 @@ def _probe_chunks(uris: pa.Array | pa.ChunkedArray) -> Iterator[tuple[int, list[
     deaths: Counter[int] = Counter()
 
     def send(start: int) -> None:
-        in_flight[probe_chunk.remote(uris.slice(start, PROBE_CHUNK).to_pylist(), deaths[start] > 0)] = start
+        chunk = uris.slice(start, PROBE_CHUNK).to_pylist()
+        in_flight[probe_chunk.remote(chunk, readable_uri, deaths[start] > 0)] = start
 
     while True:
         ahead = PROBES_AHEAD * max(1, cluster.cpus())
@@ -184,13 +193,14 @@ def _probe_chunks(uris: pa.Array | pa.ChunkedArray) -> Iterator[tuple[int, list[
         yield start, infos
 
 
-def _probe_chunk(uris: list[str], careful: bool) -> list[AudioInfo | None]:
+def _probe_chunk(uris: list[str], readable_uri: str | None, careful: bool) -> list[AudioInfo | None]:
     """The headers of some files; None for one that can't be read, or with care, that kills the process reading it."""
     infos: list[AudioInfo | None] = []
     with isolation.Trials(fetch.probe) as trials:
         for uri in uris:
             try:
-                infos.append(fetch.probe(uri) if not careful or trials.survives(uri) else None)
+                survives = not careful or trials.survives(uri, readable_uri)
+                infos.append(fetch.probe(uri, readable_uri) if survives else None)
             except ClipError:  # extract rejects it with its reason
                 infos.append(None)
     return infos

@@ -2,7 +2,9 @@
 
 import functools
 import gc
+import logging
 import pickle
+import threading
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +19,8 @@ from audioclf.errors import AudioclfError, ConfigError, UnitCrashedError
 from audioclf.pipelines import cluster
 from audioclf.units import Attempt, Unit
 
+log = logging.getLogger("audioclf")
+
 IN_FLIGHT = 4
 """Tasks queued at an actor, so that it never waits for the driver: 2 cost an eighth of the rate."""
 
@@ -25,6 +29,9 @@ CAREFUL_ATTEMPT = 3
 
 LAST_ATTEMPT = 12
 """Care did not help: the unit would be tried for ever."""
+
+WAIT_TOLD_S = 60.0
+"""After which without a result it is told what the cluster has."""
 
 Process = Callable[[Any], Any]
 
@@ -46,6 +53,16 @@ class Stage:
     num_actors: int = 0
     memory_mb: int | None = None
     num_gpus: float = 0
+
+    @property
+    def num_cpus(self) -> int:
+        """Of a worker: 0 of one that computes on a GPU, or those of an earlier stage could leave it none."""
+        return 0 if self.num_gpus else 1
+
+    def takes(self) -> str:
+        """What a worker takes of the cluster, in words."""
+        parts = ((self.num_cpus, "CPU"), (self.num_gpus, "GPU"), (self.memory_mb or 0, "MB"))
+        return " and ".join(f"{amount:,g} {noun}" for amount, noun in parts if amount)
 
     def size(self, n_items: int) -> int:
         """Workers that this stage is to have.
@@ -112,18 +129,41 @@ def map_on_actors(stages: Sequence[Stage], items: Sequence[Any]) -> Iterator[Any
         done = done.map_batches(
             _Actor,
             fn_constructor_args=(stage.make, stage.plan),
-            batch_size=None,
+            batch_size=1,  # of GPUs Ray Data asks for a number; a block is one item in any case
             compute=ray.data.ActorPoolStrategy(size=stage.size(len(items)), max_tasks_in_flight_per_actor=IN_FLIGHT),
-            num_cpus=1,
+            num_cpus=stage.num_cpus,
             num_gpus=stage.num_gpus or None,
             memory=None if stage.memory_mb is None else stage.memory_mb * 1_000_000,
         )
-    for batch in done.iter_batches(batch_size=None, prefetch_batches=0):
-        for outcome in batch["outcome"]:
-            result, error = pickle.loads(outcome)
-            if error is not None:
-                raise error
-            yield result
+    waiting = threading.Timer(WAIT_TOLD_S, _tell_of_waiting, [stages])
+    waiting.daemon = True
+    if cluster.may_grow():  # elsewhere what is lacking was told before
+        waiting.start()
+    try:
+        for batch in done.iter_batches(batch_size=None, prefetch_batches=0):
+            waiting.cancel()
+            for outcome in batch["outcome"]:
+                result, error = pickle.loads(outcome)
+                if error is not None:
+                    raise error
+                yield result
+    finally:
+        waiting.cancel()
+
+
+def _tell_of_waiting(stages: Sequence[Stage]) -> None:
+    """Ray waits without a word for what a cluster does not have, and will not get."""
+    free, there = ray.available_resources(), ray.cluster_resources()
+    has = ", ".join(
+        f"{free.get(name, 0) / unit:,.0f} of {there[name] / unit:,.0f} {noun}"
+        for name, unit, noun in (("CPU", 1, "CPUs"), ("GPU", 1, "GPUs"), ("memory", 1e6, "MB"))
+        if name in there
+    )
+    log.warning(
+        "nothing is done yet after %.0f s; free in the cluster: %s; a worker takes %s; `ray status` tells what is "
+        "waited for",
+        WAIT_TOLD_S, has, ", ".join(stage.takes() for stage in stages),
+    )  # fmt: skip
 
 
 def run_units(stages: Sequence[Stage], units: Sequence[Unit]) -> Iterator[dict[str, Any]]:

@@ -12,6 +12,7 @@ from audioclf import (
     archive,
     checkpoint,
     export,
+    fetch,
     ledger,
     manifest,
     run_lock,
@@ -47,7 +48,10 @@ PROBE_ABOVE_BYTES = 64e6
 UNIT_BYTES = 64 << 20
 """Of the pictures of a unit."""
 
-BATCH_SIZE = {"cpu": 1, "cuda": 64}
+CPU, GPU = "cpu", "cuda"
+"""Devices, by PyTorch's names."""
+
+BATCH_SIZE = {CPU: 1, GPU: 64}
 """On a CPU larger batches fall out of its cache: by measurement, see benchmarks/README.md. GPUs want large ones."""
 
 
@@ -108,7 +112,8 @@ def _tag(
     if len(due.table):
         name = datetime.now(UTC).strftime(RUN_NAME)
         directory = RunDirectory(output.at(RUNS, name))
-        progress = _process(config, settings, loaded, due.table, output, directory, lock, began)
+        readable_uri = fetch.find_readable(fetch.spread(found.table["uri"]))
+        progress = _process(config, settings, loaded, due.table, readable_uri, output, directory, lock, began)
         known = _settle(config, loaded, output, lock, [TagRun(directory, name)])
         status = _sum_up(config, settings, directory, due, progress)
     else:
@@ -174,6 +179,7 @@ def _process(
     settings: TagSettings,
     loaded: Checkpoint,
     table: pa.Table,
+    readable_uri: str | None,
     output: RunDirectory,
     directory: RunDirectory,
     lock: RunLock,
@@ -181,10 +187,10 @@ def _process(
 ) -> Progress:
     """Tag the rows of a manifest into a run directory."""
     n_inference = _inference_actors(config)
-    table = probe(table, PROBE_ABOVE_BYTES)
+    table = probe(table, PROBE_ABOVE_BYTES, readable_uri)
     manifest.write(table, directory.at(MANIFEST))
-    windows = Windows(directory.at(MANIFEST), loaded.front_end, settings.window_s, settings.hop_s)
-    device = "cuda" if config.use_gpu else "cpu"
+    windows = Windows(directory.at(MANIFEST), loaded.front_end, settings.window_s, settings.hop_s, readable_uri)
+    device = GPU if config.use_gpu else CPU
     plan = TagPlan(
         windows,
         directory.uri,
@@ -246,7 +252,7 @@ def _inference_actors(config: TagConfig) -> int:
             f"--use-gpu: this cluster has {cluster.gpus()} GPUs, and a process takes {config.gpus_per_actor:g}; drop "
             "it, or where GPUs are started on demand give --inference-actors"
         )
-    return config.inference_actors or (fit if cluster.may_grow() else max(1, min(fit, cluster.cpus() - 1)))
+    return config.inference_actors or fit
 
 
 def _stages(config: TagConfig, plan: TagPlan, n_inference: int, n_units: int) -> list[Stage]:
@@ -256,16 +262,16 @@ def _stages(config: TagConfig, plan: TagPlan, n_inference: int, n_units: int) ->
     n_inference = min(n_inference, n_units)
     fit = min(cluster.cpus(), cluster.memory_mb() // config.memory_mb)
     n_cutters = config.num_actors or max(1, fit - n_inference)
-    if n_cutters + n_inference > cluster.cpus() and not cluster.may_grow():
+    num_gpus = config.gpus_per_actor if config.use_gpu else 0
+    cutters = Stage(tag_stages.cut_units, plan.windows, n_cutters, config.memory_mb)
+    networks = Stage(tag_stages.tag_windows, plan, n_inference, config.memory_mb, num_gpus)
+    cpus = n_cutters * cutters.num_cpus + n_inference * networks.num_cpus
+    if cpus > cluster.cpus() and not cluster.may_grow():
         raise ConfigError(
             f"{n_cutters} processes that make windows and {n_inference} that compute the network take a CPU each, and "
             f"this machine has {cluster.cpus()}: give fewer --num-actors or --inference-actors"
         )
-    num_gpus = config.gpus_per_actor if config.use_gpu else 0
-    return [
-        Stage(tag_stages.cut_units, plan.windows, n_cutters, config.memory_mb),
-        Stage(tag_stages.tag_windows, plan, n_inference, config.memory_mb, num_gpus),
-    ]
+    return [cutters, networks]
 
 
 def _sum_up(config: TagConfig, settings: TagSettings, directory: RunDirectory, due: Due, progress: Progress) -> str:

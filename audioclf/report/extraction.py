@@ -9,7 +9,7 @@ from typing import Any, cast
 import numpy as np
 import pyarrow.compute as pc
 
-from audioclf import manifest, parquet_files, read_ahead, row_sound, rundir, shards, storage
+from audioclf import fetch, manifest, parquet_files, read_ahead, row_sound, rundir, shards, storage
 from audioclf.audio import recording
 from audioclf.audio.pcm import Pcm
 from audioclf.errors import AudioclfError, ClipError
@@ -159,7 +159,7 @@ def _formats(made: dict[str, Any]) -> list[Table | Facts]:
 
 def _probe(uri: str) -> recording.AudioInfo | None:
     try:
-        return recording.probe(storage.open_ranged(uri), storage.display(uri))
+        return fetch.probe(uri)
     except ClipError:
         return None
 

@@ -9,8 +9,9 @@ import pytest
 import soundfile
 
 from audioclf import parquet_files, shards, storage
+from tests import fault_proxy
 from tests.buckets import new_bucket
-from tests.fault_proxy import PASSING, FaultProxy, randomly
+from tests.fault_proxy import PASSING, Fault, FaultProxy, randomly
 
 from .conftest import Jobs
 
@@ -67,3 +68,28 @@ def test_a_store_that_goes_away_for_good_stops_the_job_and_keeps_what_is_done(ga
     again = Jobs().succeed("extract", *flags, "--output", output)
     assert f"{len(done)} of them done before" in again
     assert len(rows(output)) == CLIPS
+
+
+@pytest.mark.heavy
+def test_one_object_that_may_not_be_read_is_rejected_and_all_of_them_stop_the_job(
+    gateway: FaultProxy, bucket: str
+) -> None:
+    denied = fault_proxy.refusal(403, "AccessDenied")
+
+    def one(index: int, method: str, path: str) -> Fault | None:
+        return denied if path.endswith("/7.wav") else None
+
+    def all_clips(index: int, method: str, path: str) -> Fault | None:
+        return denied if path.endswith(".wav") else None
+
+    flags = ("--manifest", f"s3://{bucket}/m.parquet", "--segment-s", "0.5", "--unit-segments", "20")
+    gateway.faults = one
+    said = Jobs().succeed("extract", *flags, "--output", f"s3://{bucket}/one")
+    assert f"s3://{bucket}/clips/x/7.wav: UnreadableClipError: access denied" in said
+    assert len(rows(f"s3://{bucket}/one")) == CLIPS - 1
+    gateway.faults = all_clips
+    stopped = Jobs().run("extract", *flags, "--output", f"s3://{bucket}/all")
+    assert stopped.returncode == 1
+    assert "AccessDeniedError" in stopped.stderr
+    assert "give them the right" in stopped.stderr
+    assert "Ray" not in stopped.stderr  # before anything was started

@@ -52,7 +52,7 @@ def s3_server() -> Iterator[str]:
 def ray_cluster(s3_server: str) -> Iterator[None]:
     from audioclf.pipelines import cluster
 
-    cluster.connect(num_cpus=2)
+    cluster.connect(num_cpus=2, num_gpus=1)  # which is not there: Ray counts it, and nothing computes on it
     yield
     import ray
 

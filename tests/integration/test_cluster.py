@@ -1,6 +1,7 @@
 """What a job's worker processes find."""
 
 import os
+import re
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ import ray
 
 from audioclf import malloc
 from audioclf.errors import ConfigError, StorageError
-from audioclf.pipelines import cluster
+from audioclf.pipelines import cluster, run_units
 from audioclf.pipelines.run_units import Stage, map_on_actors
 
 
@@ -43,3 +44,24 @@ def test_a_worker_that_cannot_begin_says_why() -> None:
 
     with pytest.raises(StorageError, match=r"^s3://bucket: no answer$"):
         list(map_on_actors([Stage(make, "s3://bucket"), Stage(lambda _: lambda item: item, None)], [1, 2]))
+
+
+def test_a_cluster_that_gives_nothing_yet_is_told(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its first worker takes seconds to start: longer than is waited here."""
+    monkeypatch.setattr(run_units, "WAIT_TOLD_S", 0.0)
+    monkeypatch.setattr(cluster, "may_grow", lambda: True)
+    stage = Stage(lambda _: lambda item: item, None, num_actors=1, memory_mb=100)
+    assert list(map_on_actors([stage], [1])) == [1]
+    (said,) = [record.getMessage() for record in caplog.records if "nothing is done yet" in record.getMessage()]
+    assert re.search(r"free in the cluster: [012] of 2 CPUs, 1 of 1 GPUs, [\d,]+ of [\d,]+ MB;", said)
+    assert "; a worker takes 1 CPU and 100 MB; `ray status` tells" in said
+
+
+def test_nothing_is_told_of_waiting_where_work_is_done(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(cluster, "may_grow", lambda: True)
+    assert sorted(map_on_actors([Stage(lambda _: lambda item: item, None)], [1, 2])) == [1, 2]
+    assert "nothing is done yet" not in caplog.text

@@ -212,6 +212,21 @@ def test_how_it_is_done_does_not_matter(
     require_same(rows_of(tmp_path / "tags"), reference)
 
 
+@pytest.mark.parametrize("flags", [{}, {"gpus_per_actor": 0.5, "num_actors": 2, "unit_s": 3.0}])
+def test_processes_that_have_a_gpu_give_the_same(
+    flags: dict[str, Any],
+    reference: pa.Table,
+    trained: str,
+    archive: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """All but the device: Ray places them, windows are sent to them, and they compute on the CPU."""
+    monkeypatch.setattr(tag, "GPU", tag.CPU)
+    assert run(archive, trained, tmp_path / "tags", window_s=0.5, hop_s=0.25, use_gpu=True, **flags) == "ok"
+    require_same(rows_of(tmp_path / "tags"), reference)
+
+
 def require_same(found: pa.Table, expected: pa.Table) -> None:
     columns = [name for name in schema.TAG.names if name not in ("uri", "probability")]
     assert found.select(columns).equals(expected.select(columns))
@@ -327,7 +342,10 @@ def test_a_dry_run_does_nothing(trained: str, archive: Path, tmp_path: Path) -> 
     assert not (tmp_path / "tags").exists()
 
 
-def test_no_gpus_are_a_usage_error(trained: str, archive: Path, tmp_path: Path) -> None:
+def test_no_gpus_are_a_usage_error(
+    trained: str, archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tag.cluster, "gpus", lambda: 0)
     with pytest.raises(ConfigError, match="--use-gpu: this cluster has 0 GPUs, and a process takes 1"):
         run(archive, trained, tmp_path / "tags", use_gpu=True)
 

@@ -199,6 +199,7 @@ def test_what_ray_would_wait_for_without_end_is_refused(
     extracted: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: dict[str, Any], says: str
 ) -> None:
     monkeypatch.setattr(train.cluster, "may_grow", lambda: False)
+    monkeypatch.setattr(train.cluster, "gpus", lambda: 0)
     with pytest.raises(ConfigError, match=says):
         train.run(TrainConfig(shards=(extracted,), output=str(tmp_path / "x"), **flags))
 

@@ -1,11 +1,18 @@
-"""What is fetched of a recording on S3 for a unit that takes all of it, or a part."""
+"""What is fetched of a recording on S3 for a unit that takes all of it, or a part; and what it means to be refused."""
 
+import contextlib
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
-from audioclf import storage
+from audioclf import fetch, storage
+from audioclf.errors import AccessDeniedError, UnreadableClipError
 from audioclf.fetch import Fetcher
+from tests import fault_proxy
+from tests.fault_proxy import Fault, FaultProxy
 
 
 @pytest.mark.parametrize("in_part", [False, True])
@@ -30,3 +37,81 @@ def test_of_a_recording_in_parts_no_unit_fetches_the_whole(
     fetcher.close()
     assert found == row
     assert whole == ([] if in_part else [uri])
+
+
+DENIED = fault_proxy.refusal(403, "AccessDenied")
+
+
+def denying(*names: str) -> fault_proxy.FaultFunction:
+    """Refuses objects whose path ends in one of these."""
+
+    def choose(index: int, method: str, path: str) -> Fault | None:
+        return DENIED if path.endswith(names) else None
+
+    return choose
+
+
+@pytest.fixture
+def three(proxy: FaultProxy, direct: Callable[[str, bytes], None], s3_bucket: str) -> list[str]:
+    """Three objects; the second may not be read."""
+    for name in "abc":
+        direct(name, b"sound")
+    proxy.faults = denying("/b")
+    return [f"s3://{s3_bucket}/{name}" for name in "abc"]
+
+
+def opened(uri: str, readable_uri: str | None, size: int) -> bytes:
+    with contextlib.closing(Fetcher(1 << 20, readable_uri)) as fetcher:
+        ((_, opener),) = fetcher([{"uri": uri, "etag": None, "size_bytes": size}])
+        with opener() as file:
+            return file.read()
+
+
+WHOLE, BY_RANGE = 5, 1 << 40
+
+
+@pytest.mark.parametrize("size", [WHOLE, BY_RANGE])
+def test_one_object_that_may_not_be_read_is_its_own_trouble(three: list[str], size: int) -> None:
+    a, b, c = three
+    assert opened(c, a, size) == b"sound"
+    with pytest.raises(UnreadableClipError, match="access denied, though others") as raised:
+        opened(b, a, size)
+    assert (raised.value.clip_uri, raised.value.stage) == (b, "fetch")
+    with pytest.raises(UnreadableClipError):
+        fetch.probe(b, a)
+
+
+@pytest.mark.parametrize("size", [WHOLE, BY_RANGE])
+def test_rights_that_were_lost_are_no_clips_trouble(proxy: FaultProxy, three: list[str], size: int) -> None:
+    a, b, _ = three
+    proxy.faults = denying("/a", "/b")
+    with pytest.raises(AccessDeniedError, match=f"{b}.*give them the right"):
+        opened(b, a, size)
+    with pytest.raises(AccessDeniedError, match=b):
+        opened(b, None, size)
+    with pytest.raises(AccessDeniedError, match=b):  # of this bucket it says nothing
+        opened(b, "s3://another-bucket/a", size)
+
+
+def test_the_first_that_may_be_read_is_found(proxy: FaultProxy, three: list[str], tmp_path: Path) -> None:
+    a, b, c = three
+    assert fetch.find_readable([f"{a}-absent", b, c, a]) == c
+    assert [path.rsplit("/", 1)[1] for _, path in proxy.log] == ["a-absent", "b", "c"]
+    assert fetch.find_readable([f"{a}-absent"]) is None
+    with pytest.raises(AccessDeniedError, match=b):
+        fetch.find_readable([b, f"{a}-absent"])
+    before = proxy.requests
+    assert fetch.find_readable([storage.to_uri(str(tmp_path / "x.wav"))]) is None
+    assert proxy.requests == before
+
+
+@pytest.mark.parametrize(("n", "rows"), [(0, []), (1, [0]), (3, [0, 1, 2]), (8, [*range(8)])])
+def test_few_are_all_looked_at(n: int, rows: list[int]) -> None:
+    assert fetch.spread_rows(n) == rows
+    assert list(fetch.spread(pa.chunked_array([list(map(str, range(n)))], pa.string()))) == list(map(str, rows))
+
+
+def test_of_many_some_are_looked_at() -> None:
+    rows = fetch.spread_rows(1_000_000)
+    assert len(rows) == fetch.LOOKED_AT
+    assert (rows[0], rows[-1]) == (0, 999_999)

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from audioclf import s3, storage
-from audioclf.errors import ChangedClipError, ConfigError, MissingClipError, StorageError
+from audioclf.errors import AccessDeniedError, ChangedClipError, ConfigError, MissingClipError, StorageError
 from audioclf.s3 import Patience
 from tests import fault_proxy
 from tests.fault_proxy import Fault, FaultProxy
@@ -229,7 +229,7 @@ def test_a_failed_read_is_not_forgotten(proxy: FaultProxy, s3_bucket: str, impat
         (404, "NoSuchKey", MissingClipError, "no such object"),
         (412, "PreconditionFailed", ChangedClipError, "changed"),
         (404, "NoSuchBucket", ConfigError, "no such bucket"),
-        (403, "AccessDenied", StorageError, r"AccessDenied.*give them the right"),
+        (403, "AccessDenied", AccessDeniedError, r"AccessDenied.*give them the right"),
         (403, "InvalidAccessKeyId", StorageError, "does not know this access key; check AWS_ACCESS_KEY_ID"),
         (403, "SignatureDoesNotMatch", StorageError, "check AWS_SECRET_ACCESS_KEY"),
         (403, "RequestTimeTooSkewed", StorageError, "clock"),

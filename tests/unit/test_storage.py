@@ -136,6 +136,15 @@ def test_a_local_file_that_changed_is_not_opened(tmp_path: Path) -> None:
         storage.open_ranged(info.uri, info.etag)
 
 
+def test_a_prefix_is_removed_with_all_that_is_below_it(s3_bucket: str) -> None:
+    uris = [f"s3://{s3_bucket}/run/{i % 3}/{i}" for i in range(50)]
+    for uri in [*uris, f"s3://{s3_bucket}/run-2/x"]:
+        storage.write_bytes(uri, b"x")
+    storage.remove_all(f"s3://{s3_bucket}/run")
+    assert [info.uri for info in storage.list_files(f"s3://{s3_bucket}")] == [f"s3://{s3_bucket}/run-2/x"]
+    storage.remove_all(f"s3://{s3_bucket}/run")
+
+
 def test_a_file_that_may_not_be_removed_is_named(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match=str(tmp_path)):
         storage.remove(storage.to_uri(str(tmp_path)))
