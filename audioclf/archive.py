@@ -126,7 +126,9 @@ def due(
         young = (age_s < min_age_s) & ~future
     # New ones first: what can't be read, night after night, must not use up the limit.
     rows = np.sort(np.concatenate([np.flatnonzero(new & ~young), np.flatnonzero(tried & ~young)])[:limit])
-    table = archive.table.take(pa.array(rows))
+    taken = np.zeros(len(chosen), bool)
+    taken[rows] = True
+    table = archive.table.filter(pa.array(taken))  # by `take`, Arrow refuses more than 2 GiB of names
     changed, gone = known.compare(archive.table)
     if archive.is_manifest:
         return Due(table, tried[rows], 0, 0, 0, "", changed, 0)

@@ -156,8 +156,9 @@ def write_snapshot(output: RunDirectory, ledger: Ledger) -> None:
 def _last_of_each(table: pa.Table) -> pa.Table:
     """The last row of each clip_id."""
     with_order = table.append_column("order", pa.array(np.arange(len(table))))
-    last = with_order.group_by("clip_id").aggregate([("order", "max")])["order_max"]
-    return table.take(last.combine_chunks().sort()) if len(table) else table
+    last = np.zeros(len(table), bool)
+    last[with_order.group_by("clip_id").aggregate([("order", "max")])["order_max"].to_numpy()] = True
+    return table.filter(pa.array(last))  # by `take`, Arrow refuses more than 2 GiB of names
 
 
 def latest(output_uri: str, columns: Sequence[str] | None = None) -> pa.Table:
