@@ -36,11 +36,7 @@ def test_two_workers_see_the_loss_of_one_and_may_be_all_there_is_room_for(
 
     Four are asked for where two fit: without --min-workers that training would wait for ever.
     """
-    asked: dict[str, dict[str, Any]] = {
-        "one": {"num_workers": 1},
-        "two": {"num_workers": 2},
-        "elastic": {"num_workers": 4, "min_workers": 1},
-    }
+    asked: dict[str, dict[str, Any]] = {"one": {"num_workers": 1}, "two": {"num_workers": 4, "min_workers": 1}}
     losses = {}
     for name, flags in asked.items():
         output = str(tmp_path / name)
@@ -48,7 +44,6 @@ def test_two_workers_see_the_loss_of_one_and_may_be_all_there_is_room_for(
             train.run(TrainConfig(shards=(extracted,), output=output, epochs=2, batch_size=5, dropout=0.0, **flags))
         losses[name] = [one["loss"] for one in json.loads(Path(output, "metrics.json").read_text())["epochs"]]
     np.testing.assert_allclose(losses["one"], losses["two"], rtol=2e-3)  # float32 sums in another order, over 10 steps
-    assert losses["two"] == losses["elastic"]
     assert "2 of 4 workers" in caplog.text
 
 
