@@ -99,6 +99,10 @@ class AccessDeniedError(StorageError):
     """A store does not let these credentials read or write an object, or any: fetch.py tells which."""
 
 
+class DiskError(StorageError):
+    """A disk does not give back what is on it, of one file or of all: fetch.py tells which."""
+
+
 class ClusterError(AudioclfError):
     """The Ray cluster that a job was to run on can't be reached."""
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from audioclf import isolation, manifest, parquet_files, rundir, schema, storage, unit_segments
+from audioclf import fetch, isolation, manifest, parquet_files, rundir, schema, storage, unit_segments
 from audioclf.audio import augment, rubberband, segment
 from audioclf.audio.features import features
 from audioclf.audio.pcm import AnyFrontEnd, Pcm
@@ -41,7 +41,7 @@ class ExtractPlan:
     manifest_etag: str | None = None
     """Of the manifest that units were planned from."""
     readable_uri: str | None = None
-    """Of a clip that may be read, by which the refusal of another is judged."""
+    """Of a clip that can be read, by which the trouble of another is judged."""
 
     @property
     def grid(self) -> Grid:
@@ -83,7 +83,7 @@ class UnitExtractor:
     def __init__(self, plan: ExtractPlan):
         self._plan = plan
         self._manifest = manifest.SliceReader(plan.manifest_uri, plan.manifest_etag)
-        self._fetcher = Fetcher(plan.buffer_bytes, plan.readable_uri)
+        self._fetcher = Fetcher(plan.buffer_bytes)
         self._background = plan.augmentation.background_loader(plan.front_end.sample_rate)
 
     def __call__(self, unit: Unit, careful: bool = False) -> UnitCounts:
@@ -108,9 +108,10 @@ class UnitExtractor:
                 counts.clips += unit.first_segment == 0
                 before = len(rejects)
                 try:
-                    if trials and not trials.survives(clip, plan, unit):
-                        raise CrashedClipError(storage.display(clip["uri"]), "decode", isolation.MESSAGE)
-                    extract_clip(clip, opener, plan, unit, self._background, writer, rejects, counts)
+                    with fetch.own_trouble(clip["uri"], plan.readable_uri):
+                        if trials and not trials.survives(clip, plan, unit):
+                            raise CrashedClipError(storage.display(clip["uri"]), "decode", isolation.MESSAGE)
+                        extract_clip(clip, opener, plan, unit, self._background, writer, rejects, counts)
                 except ClipError as error:  # the one place where an error of a whole clip becomes a reject
                     rejects.append(reject_row(clip, error))
                 counts.clips_rejected += len(rejects) > before
@@ -208,7 +209,7 @@ def _flags(part: Segment, samples: np.ndarray, front_end: AnyFrontEnd) -> tuple[
 
 def try_clip(clip: dict[str, Any], plan: ExtractPlan, unit: Unit) -> None:
     """All that is done with a clip, and nothing kept: to see whether it kills its process."""
-    fetcher = Fetcher(plan.buffer_bytes, plan.readable_uri)
+    fetcher = Fetcher(plan.buffer_bytes)
     background = plan.augmentation.background_loader(plan.front_end.sample_rate)
     writer = ShardWriter(None, plan.front_end, plan.grid.length, plan.config_digest, plan.buffer_bytes)
     try:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from audioclf.errors import StorageError
+from audioclf.errors import DiskError, StorageError
 
 UNFINISHED = ".tmp"
 """What the hidden name of a file ends in while it is written."""
@@ -40,7 +40,7 @@ class Reader(io.FileIO):
         try:
             return super().readinto(buffer)
         except OSError as error:
-            self._failed = StorageError(f"{self._name}: {error.strerror or error}")
+            self._failed = read_error(self._name, error)
             raise self._failed from error
 
     def readall(self) -> bytes:
@@ -48,7 +48,7 @@ class Reader(io.FileIO):
         try:
             return super().readall()
         except OSError as error:
-            self._failed = StorageError(f"{self._name}: {error.strerror or error}")
+            self._failed = read_error(self._name, error)
             raise self._failed from error
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
@@ -58,6 +58,12 @@ class Reader(io.FileIO):
     def _raise_again(self) -> None:
         if self._failed is not None:
             raise self._failed
+
+
+def read_error(name: str, error: OSError) -> StorageError:
+    """What a failed read means, of a file that is there and may be read."""
+    kind = DiskError if error.errno == errno.EIO else StorageError
+    return kind(f"{name}: {error.strerror or error}")
 
 
 class Writer(io.FileIO):

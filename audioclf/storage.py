@@ -299,7 +299,7 @@ def _read_error(uri: str, error: OSError) -> AudioclfError:
         return MissingClipError(display(uri), "fetch", "no such file")
     if isinstance(error, PermissionError | IsADirectoryError):
         return UnreadableClipError(display(uri), "fetch", error.strerror or str(error))
-    return StorageError(f"{display(uri)}: {error.strerror or error}")
+    return local_files.read_error(display(uri), error)
 
 
 def _list_s3(root_uri: str) -> Iterator[FileInfo]:

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from audioclf import isolation, manifest, storage, unit_segments
+from audioclf import fetch, isolation, manifest, storage, unit_segments
 from audioclf.audio import segment
 from audioclf.audio.frontend import FrontEnd
 from audioclf.audio.log_mel import log_mel
@@ -34,7 +34,7 @@ class Windows:
         manifest_uri: the recordings that units name rows of.
         front_end: of the network.
         window_s, hop_s: seconds in a window, and from one to the next.
-        readable_uri: of a recording that may be read, by which the refusal of another is judged.
+        readable_uri: of a recording that can be read, by which the trouble of another is judged.
     """
 
     manifest_uri: str
@@ -103,7 +103,7 @@ class WindowCutter:
     def __init__(self, windows: Windows):
         self._windows = windows
         self._manifest = manifest.SliceReader(windows.manifest_uri)
-        self._fetcher = Fetcher(AHEAD_BYTES, windows.readable_uri)
+        self._fetcher = Fetcher(AHEAD_BYTES)
 
     def __call__(self, unit: Unit, careful: bool = False) -> Iterator[Window | Part]:
         """The windows of each recording in turn, then what became of it.
@@ -133,9 +133,10 @@ class WindowCutter:
         n_windows, duration_s = 0, 0.0
         offset_s = recording["start_s"] or 0.0
         try:
-            if trials and not trials.survives(recording, unit, self._windows):
-                raise CrashedClipError(storage.display(recording["uri"]), "decode", isolation.MESSAGE)
-            with _open(recording, opener, seconds) as sound:
+            with (
+                fetch.own_trouble(recording["uri"], self._windows.readable_uri),
+                _open(recording, opener, unit, grid, trials, seconds) as sound,
+            ):
                 for part in _timed(unit_segments.of(sound, unit, grid, recording, rejects), seconds):
                     if part is None:
                         continue
@@ -158,7 +159,16 @@ class WindowCutter:
         yield Part(recording, n_windows, duration_s, of_all, n_bytes, rejects, dict(seconds))
 
 
-def _open(recording: dict[str, Any], opener: Opener, seconds: defaultdict[str, float]) -> Recording:
+def _open(
+    recording: dict[str, Any],
+    opener: Opener,
+    unit: Unit,
+    grid: Grid,
+    trials: isolation.Trials | None,
+    seconds: defaultdict[str, float],
+) -> Recording:
+    if trials and not trials.survives(recording, unit, grid):
+        raise CrashedClipError(storage.display(recording["uri"]), "decode", isolation.MESSAGE)
     began = time.perf_counter()
     sound = Recording(opener(), storage.display(recording["uri"]), recording["start_s"], recording["end_s"])
     seconds["decode"] += time.perf_counter() - began
@@ -179,13 +189,13 @@ def _timed(items: Iterable[T], seconds: defaultdict[str, float]) -> Iterator[T]:
         yield item
 
 
-def _decode(recording: dict[str, Any], unit: Unit, windows: Windows) -> None:
+def _decode(recording: dict[str, Any], unit: Unit, grid: Grid) -> None:
     """Decode a recording and keep nothing: to see whether it kills its process."""
-    fetcher = Fetcher(AHEAD_BYTES, windows.readable_uri)
+    fetcher = Fetcher(AHEAD_BYTES)
     try:
         for found, opener in fetcher([recording]):
             with Recording(opener(), storage.display(found["uri"]), found["start_s"], found["end_s"]) as sound:
-                for _ in unit_segments.of(sound, unit, windows.grid, found, []):
+                for _ in unit_segments.of(sound, unit, grid, found, []):
                     pass
     except ClipError:
         pass  # its turn comes when the unit is made

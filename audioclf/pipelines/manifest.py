@@ -116,7 +116,7 @@ def probe(clips: pa.Table, above_bytes: float | None, readable_uri: str | None =
     Args:
         clips: a manifest.
         above_bytes: clips up to this size are left alone; None: none are.
-        readable_uri: of a clip that may be read; if None, one is looked for among those that are probed.
+        readable_uri: of a clip that can be read; if None, one is looked for among those that are probed.
     """
     unknown = np.isnan(clips["duration_s"].to_numpy())
     wanted = np.flatnonzero(

@@ -1,4 +1,4 @@
-"""What is fetched of a recording on S3 for a unit that takes all of it, or a part; and what it means to be refused."""
+"""What is fetched of a recording on S3, for a unit that takes all of it or a part; which trouble is a clip's own."""
 
 import contextlib
 from collections.abc import Callable
@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from audioclf import fetch, storage
-from audioclf.errors import AccessDeniedError, UnreadableClipError
+from audioclf.errors import AccessDeniedError, DiskError, UnreadableClipError
 from audioclf.fetch import Fetcher
 from tests import fault_proxy
 from tests.fault_proxy import Fault, FaultProxy
@@ -61,9 +61,9 @@ def three(proxy: FaultProxy, direct: Callable[[str, bytes], None], s3_bucket: st
 
 
 def opened(uri: str, readable_uri: str | None, size: int) -> bytes:
-    with contextlib.closing(Fetcher(1 << 20, readable_uri)) as fetcher:
+    with contextlib.closing(Fetcher(1 << 20)) as fetcher:
         ((_, opener),) = fetcher([{"uri": uri, "etag": None, "size_bytes": size}])
-        with opener() as file:
+        with fetch.own_trouble(uri, readable_uri), opener() as file:
             return file.read()
 
 
@@ -74,7 +74,7 @@ WHOLE, BY_RANGE = 5, 1 << 40
 def test_one_object_that_may_not_be_read_is_its_own_trouble(three: list[str], size: int) -> None:
     a, b, c = three
     assert opened(c, a, size) == b"sound"
-    with pytest.raises(UnreadableClipError, match="access denied, though others") as raised:
+    with pytest.raises(UnreadableClipError, match="access denied, though it reads others") as raised:
         opened(b, a, size)
     assert (raised.value.clip_uri, raised.value.stage) == (b, "fetch")
     with pytest.raises(UnreadableClipError):
@@ -93,16 +93,38 @@ def test_rights_that_were_lost_are_no_clips_trouble(proxy: FaultProxy, three: li
         opened(b, "s3://another-bucket/a", size)
 
 
-def test_the_first_that_may_be_read_is_found(proxy: FaultProxy, three: list[str], tmp_path: Path) -> None:
+@pytest.fixture
+def failing(tmp_path: Path) -> str:
+    """A file that the kernel can't read: EIO, as of a bad sector. Of this memory nothing is at its address 0."""
+    link = tmp_path / "failing.wav"
+    link.symlink_to("/proc/self/mem")
+    return storage.to_uri(str(link))
+
+
+def test_a_file_that_its_disk_does_not_read_is_its_own_trouble(
+    failing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good = storage.to_uri(str(tmp_path / "good.wav"))
+    storage.write_bytes(good, b"sound")
+    with pytest.raises(DiskError, match=r"failing.wav: Input/output error"):  # it is on another disk
+        opened(failing, good, WHOLE)
+    monkeypatch.setattr(fetch, "_place", lambda uri: "one disk")
+    with pytest.raises(UnreadableClipError, match="the disk can't read it, though it reads others"):
+        opened(failing, good, WHOLE)
+    with pytest.raises(DiskError, match=r"failing.wav"):  # nor does it read the other
+        opened(failing, failing, WHOLE)
+    with pytest.raises(DiskError):
+        fetch.find_readable([failing])
+    assert fetch.find_readable([failing, f"{good}-absent", good]) == good
+
+
+def test_the_first_that_may_be_read_is_found(proxy: FaultProxy, three: list[str]) -> None:
     a, b, c = three
     assert fetch.find_readable([f"{a}-absent", b, c, a]) == c
     assert [path.rsplit("/", 1)[1] for _, path in proxy.log] == ["a-absent", "b", "c"]
     assert fetch.find_readable([f"{a}-absent"]) is None
     with pytest.raises(AccessDeniedError, match=b):
         fetch.find_readable([b, f"{a}-absent"])
-    before = proxy.requests
-    assert fetch.find_readable([storage.to_uri(str(tmp_path / "x.wav"))]) is None
-    assert proxy.requests == before
 
 
 @pytest.mark.parametrize(("n", "rows"), [(0, []), (1, [0]), (3, [0, 1, 2]), (8, [*range(8)])])
