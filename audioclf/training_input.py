@@ -93,9 +93,10 @@ def cut_patches(
     if frames is None:
         return pictures.float()
     room = np.maximum(np.minimum(valid_frames, pictures.shape[2]) - frames, 0)
-    starts = torch.from_numpy(np.floor(where * (room + 1)).astype(np.int64))
+    starts = np.floor(where * (room + 1)).astype(np.int64)
     # A segment too short for a patch goes on with its last frame (padding).
-    times = (starts[:, None] + torch.arange(frames)).clamp(max=pictures.shape[2] - 1)
+    frames_of = np.minimum(starts[:, None] + np.arange(frames), pictures.shape[2] - 1)
+    times = torch.from_numpy(frames_of).to(pictures.device)
     return torch.take_along_dim(pictures, times[:, None, :], dim=2).float()
 
 

@@ -154,6 +154,13 @@ def test_a_segment_shorter_than_a_patch_is_continued_by_its_padding() -> None:
     assert patch.tolist() == [[[1, 2, -100, -100, -100]]]
 
 
+def test_patches_are_cut_on_the_device_of_the_pictures() -> None:
+    """As of a GPU's, torch refuses to mix tensors of the device meta, which have no values, with a CPU's."""
+    pictures = torch.empty(2, 3, 50, device="meta")
+    patches = training_input.cut_patches(pictures, np.array([50, 1]), np.array([0.5, 0.5]), 5)
+    assert (patches.device, patches.shape) == (pictures.device, (2, 3, 5))
+
+
 # --- inference
 
 
