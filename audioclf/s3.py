@@ -75,11 +75,29 @@ def client(patience: Patience | None = None) -> "S3Client":
         raise ConfigError(f"S3 client: {error}; check the AWS_… variables") from error
 
 
-def pyarrow_options() -> dict[str, str]:
-    """Options for pyarrow's S3 client, which reads the AWS variables but for the endpoint."""
-    endpoint = client().meta.endpoint_url
-    scheme, _, host = endpoint.partition("://")
-    return {"scheme": scheme, "endpoint_override": host, "region": client().meta.region_name}
+def pyarrow_options(uri: str) -> dict[str, str]:
+    """Options for pyarrow's S3 client, which reads the AWS variables but for the endpoint, and is not sent on to the
+    region of the URI's bucket."""
+    scheme, _, host = client().meta.endpoint_url.partition("://")
+    region = {"region": _region_of(split(uri)[0]) or client().meta.region_name}
+    return region if host.endswith(".amazonaws.com") else {**region, "scheme": scheme, "endpoint_override": host}
+
+
+def _region_of(bucket: str) -> str | None:
+    """Where a bucket of AWS is; None of another store's, which does not say so."""
+
+    def ask(client: "S3Client") -> Any:
+        from botocore.exceptions import ClientError
+
+        try:
+            return client.head_bucket(Bucket=bucket)
+        except ClientError as error:
+            if s3_faults.may_pass(error):
+                raise
+            return error.response  # a refusal names the region too
+
+    answer = retrying(f"s3://{bucket}", ask)
+    return answer["ResponseMetadata"].get("HTTPHeaders", {}).get("x-amz-bucket-region")
 
 
 def split(uri: str) -> tuple[str, str]:

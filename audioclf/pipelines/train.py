@@ -210,7 +210,7 @@ def _filesystem(uri: str) -> tuple[pyarrow.fs.FileSystem, str]:
     if path is not None:
         path.mkdir(parents=True, exist_ok=True)
         return pyarrow.fs.LocalFileSystem(), str(path)
-    return pyarrow.fs.S3FileSystem(**s3.pyarrow_options()), uri.removeprefix("s3://")
+    return pyarrow.fs.S3FileSystem(**s3.pyarrow_options(uri)), uri.removeprefix("s3://")
 
 
 def _train_loop(config: dict[str, Any]) -> None:
@@ -224,7 +224,9 @@ def _train_loop(config: dict[str, Any]) -> None:
     index = index.take(taken)
     state, history = _saved()
     here = _workers_here(job, job.num_workers if job.min_workers else context.get_local_world_size(), at_once)
-    memory_bytes = _least(_memory_bytes(job, here), share)
+    # Where there is no worker apart, Ray Train would give a GPU that was not asked for.
+    device = ray.train.torch.get_device() if job.use_gpu else torch.device("cpu")
+    memory_bytes = _least(_memory_bytes(job, here), share, device)
     if state and job.memory_mb is None:  # as before, for the same order of rows, unless that were too much here
         memory_bytes = min(memory_bytes, state["memory_bytes"])
     rows, words = _rows(index, memory_bytes)
@@ -233,15 +235,15 @@ def _train_loop(config: dict[str, Any]) -> None:
         board.say.remote(f"{job.name}: {workers}{words}")
     start, front_end = train_checks.beginning(job.training, rows.front_end)
     network = training.build_network(job.training, rows, job.vocabulary, job.seed, front_end, start, weights)
-    network = network.to(ray.train.torch.get_device())
-    if job.training.amp and not training.has_bfloat16(network.mean.device) and share.rank == 0:
+    network = network.to(device)
+    if job.training.amp and not training.has_bfloat16(device) and share.rank == 0:
         board.say.remote(f"{job.name}: float32 in spite of --amp: this CPU has no bfloat16 arithmetic")
     wrap = training.alone if share.world_size == 1 else ray.train.torch.prepare_model
     trainer = Trainer(rows, job.vocabulary, job.training, job.seed, network, front_end, weights, share, wrap)
     if state:
         trainer.restore(state["trainer"])
     for epoch in range(len(history), job.training.epochs):
-        loss_sum, hits = _sum_over_workers(trainer.epoch(epoch), share, network.mean.device)
+        loss_sum, hits = _sum_over_workers(trainer.epoch(epoch), share, device)
         n = trainer.n_segments
         history.append({"epoch": epoch + 1, "loss": loss_sum / n, "train_accuracy": hits / n})
         with tempfile.TemporaryDirectory() as folder:
@@ -270,11 +272,11 @@ def _memory_bytes(job: TrainJob, workers: int) -> int:
     return int(machine.available(machine.physical_bytes(), machine.cgroup_memory(), workers) * memory.SHARE)
 
 
-def _least(value: int, share: Share) -> int:
+def _least(value: int, share: Share, device: torch.device) -> int:
     """Of all workers: they have to keep their rows alike, whatever their machines."""
     if share.world_size == 1:
         return value
-    total = torch.tensor(value, device=ray.train.torch.get_device())
+    total = torch.tensor(value, device=device)
     torch.distributed.all_reduce(total, torch.distributed.ReduceOp.MIN)
     return int(total)
 

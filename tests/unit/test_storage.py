@@ -7,6 +7,7 @@ import subprocess
 import tempfile
 import urllib.parse
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from botocore.exceptions import ClientError
+from botocore.stub import Stubber
 
 from audioclf import s3, s3_files, s3_listing, storage
 from audioclf.errors import ChangedClipError, ConfigError, MissingClipError, StorageError, UnreadableClipError
@@ -402,9 +404,25 @@ def test_an_unreachable_store_is_no_clips_fault(s3_bucket: str, monkeypatch: pyt
 
 
 def test_pyarrow_gets_the_same_endpoint(s3_bucket: str, moto_endpoint: str) -> None:
-    options = s3.pyarrow_options()
+    options = s3.pyarrow_options(f"s3://{s3_bucket}/x")
     assert f"{options['scheme']}://{options['endpoint_override']}" == moto_endpoint
     assert options["region"] == "us-east-1"
+
+
+def test_pyarrow_is_told_the_buckets_region(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the variables say, and though the bucket's listing is refused."""
+    monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    s3.client.cache_clear()
+    client = s3.client()
+    headers = {"x-amz-bucket-region": "eu-central-1"}
+    with Stubber(client) as store:
+        for add in (partial(store.add_response, "head_bucket", {"ResponseMetadata": {"HTTPHeaders": headers}}),
+                    partial(store.add_client_error, "head_bucket", "403", http_status_code=403,
+                            response_meta={"HTTPHeaders": headers})):  # fmt: skip
+            add(expected_params={"Bucket": "far"})
+            assert s3.pyarrow_options("s3://far/x") == {"region": "eu-central-1"}
+    s3.client.cache_clear()
 
 
 ODD_NAMES = ["plain.wav", "with space.wav", "quo'te\".wav", "new\nline.wav", "100%25.wav", "ümlaut-🎵.wav", "#?&.wav"]
