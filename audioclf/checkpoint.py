@@ -67,6 +67,14 @@ class Checkpoint:
         }
         _write_description(uri, description)
 
+    def lineage(self) -> list[dict[str, Any]]:
+        """The trainings on shards that the weights have been through, the latest first: of each the `manifests`, and
+        the `test_fold` that it left out. A published network has been through none."""
+        if not self.training.get("clips"):
+            return []
+        latest = {name: self.training.get(name, default) for name, default in (("manifests", []), ("test_fold", None))}
+        return [latest, *self.training.get("before", [])]
+
     def weights_digest(self) -> str:
         """Tells two trainings of one network apart."""
         hasher = xxhash.xxh3_128()

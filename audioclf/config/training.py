@@ -200,7 +200,7 @@ class CrossvalConfig(Training):
     memory_mb: int | None = None
     """Memory for the training rows of each worker, in MB; see jobs/train.py."""
     use_gpu: bool = False
-    """Give each worker a GPU."""
+    """Give each worker a GPU; what --policy learn learns from is trained on CPUs all the same."""
     dry_run: bool = False
     """Print the plan; do nothing."""
 
@@ -209,8 +209,10 @@ class CrossvalConfig(Training):
         require(self.policy_epochs is None or self.policy_epochs >= 1, "--policy-epochs must be 1 or more")
         require(self.policy_repetitions >= 1, "--policy-repetitions must be 1 or more")
         require(
-            self.policy == "learn" or (self.policy_epochs, self.policy_validation_folds) == (None, None),
-            "--policy-epochs and --policy-validation-folds need --policy learn",
+            self.policy == "learn"
+            or (self.policy_epochs, self.policy_validation_folds, self.policy_repetitions)
+            == (None, None, CrossvalConfig.policy_repetitions),
+            "--policy-epochs, --policy-repetitions and --policy-validation-folds need --policy learn",
         )
         _require_even(self.policy_validation_folds, "--policy-validation-folds")
         require(self.seeds >= 1, "--seeds must be 1 or more")

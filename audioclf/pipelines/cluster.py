@@ -4,6 +4,7 @@ import logging
 import os
 import signal
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from audioclf import malloc
@@ -114,6 +115,11 @@ def memory_mb() -> int:
 
 def own_error(error: BaseException) -> BaseException:
     """The AudioclfError that Ray wrapped, or the error itself."""
+    return next((cause for cause in causes(error) if isinstance(cause, AudioclfError)), error)
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """The error, and those that Ray wrapped in it."""
     waiting: list[BaseException | None] = [error]
     seen: set[int] = set()
     while waiting:
@@ -121,9 +127,7 @@ def own_error(error: BaseException) -> BaseException:
         if not isinstance(cause, BaseException) or id(cause) in seen:
             continue
         seen.add(id(cause))
-        if isinstance(cause, AudioclfError):
-            return cause
+        yield cause
         waiting += [getattr(cause, "cause", None), cause.__cause__]
-        # Ray Train: one error a failed worker
-        waiting += getattr(cause, "worker_failures", {}).values()
-    return error
+        # Ray Train: what failed beside the workers, and one error a failed worker
+        waiting += [getattr(cause, "controller_failure", None), *getattr(cause, "worker_failures", {}).values()]

@@ -48,7 +48,7 @@ def run(config: EvaluateConfig) -> str:
     uri = checkpoint.find(config.checkpoint)
     loaded = checkpoint.load_for(config.checkpoint)
     extractions = rundir.bindings(shard_uris)
-    seen = _seen(loaded.training, rundir.manifests(shard_uris), config.test_fold)
+    seen = _seen(loaded, rundir.manifests(shard_uris), config.test_fold)
     if config.write_thresholds and seen is Seen.YES:
         left_out = loaded.training["test_fold"]
         raise ConfigError(
@@ -119,14 +119,20 @@ class Seen(Enum):
     )
 
 
-def _seen(training: dict[str, Any], manifests: list[str], test_fold: int | None) -> Seen:
-    """Of a checkpoint's training: by its manifests and the fold it left out. Published networks have seen none."""
-    if not training.get("clips"):
-        return Seen.NO
-    if not set(manifests) <= set(training.get("manifests", ())):
-        return Seen.UNKNOWN
-    left_out = training.get("test_fold")
-    return Seen.NO if left_out is not None and test_fold == left_out else Seen.YES
+def _seen(loaded: Checkpoint, manifests: list[str], test_fold: int | None) -> Seen:
+    """By the manifests of each training that the network has gone through, and the fold it left out.
+
+    Published networks have seen none.
+    """
+    found = {_seen_in(one, set(manifests), test_fold) for one in loaded.lineage()}
+    return next((worst for worst in (Seen.YES, Seen.UNKNOWN) if worst in found), Seen.NO)
+
+
+def _seen_in(training: Mapping[str, Any], manifests: set[str], test_fold: int | None) -> Seen:
+    trained_on, left_out = set(training["manifests"]), training["test_fold"]
+    if manifests & trained_on and (left_out is None or test_fold != left_out):
+        return Seen.YES
+    return Seen.NO if manifests <= trained_on else Seen.UNKNOWN
 
 
 @dataclass(frozen=True)

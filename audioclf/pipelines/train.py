@@ -22,7 +22,7 @@ from audioclf import checkpoint, event_files, machine, memory, policy, rundir, s
 from audioclf.audio.frontend import FrontEnd
 from audioclf.checkpoint import Checkpoint
 from audioclf.config import TrainConfig, Training, training_of
-from audioclf.errors import ConfigError
+from audioclf.errors import ConfigError, StorageError
 from audioclf.labels import Vocabulary
 from audioclf.models import Network
 from audioclf.pipelines import cluster, train_checks
@@ -41,6 +41,9 @@ STATE_FOLDER = "training_state"
 STATE_FILE = "state.pt"
 RESIZE_EVERY_S = 600.0
 """How often an elastic training looks whether there is room for more workers: each change costs the epoch at hand."""
+
+S3_ATTEMPTS = 12
+"""With growing pauses between them, about as long as s3.PATIENCE lasts."""
 
 REPORT_EVERY_S = 10.0
 
@@ -136,7 +139,7 @@ def train_all(jobs: list[TrainJob], at_once: int) -> None:
             try:
                 future.result()
             except (RayError, TrainingFailedError) as error:
-                raise cluster.own_error(error) from error
+                raise _told(error, running[future]) from error
         names = {job.name for job in running.values()}
         said, latest = ray.get(board.latest.remote())
         for words in said:
@@ -146,6 +149,16 @@ def train_all(jobs: list[TrainJob], at_once: int) -> None:
                 log.info("%s: epoch %d/%d, loss %.4f", name, metrics["epoch"], epochs, metrics["loss"])
         for future in done:
             log.info("%s: trained, %d to go", running.pop(future).name, len(waiting) + len(running))
+
+
+def _told(error: Exception, job: TrainJob) -> BaseException:
+    """What went wrong: our own error, or that of the store which Ray Train keeps the state of a training in."""
+    own = cluster.own_error(error)
+    refused = next((cause for cause in cluster.causes(error) if isinstance(cause, OSError)), None)
+    if own is not error or refused is None:
+        return own
+    output = storage.display(job.output_uri)
+    return StorageError(f"{output}: the training's state can't be kept there: {refused.strerror or refused}")
 
 
 def _require_room(job: TrainJob) -> None:
@@ -200,8 +213,9 @@ def _fit(job: TrainJob, board: Any, at_once: int) -> None:
         ),
     )
     trainer.fit()
-    if job.num_workers:  # else nothing is saved on the way
-        filesystem.delete_dir(f"{path}/{STATE_FOLDER}")
+    state = f"{path}/{STATE_FOLDER}"
+    if filesystem.get_file_info(state).type != pyarrow.fs.FileType.NotFound:  # without workers nothing is saved
+        filesystem.delete_dir(state)
 
 
 def _filesystem(uri: str) -> tuple[pyarrow.fs.FileSystem, str]:
@@ -210,7 +224,8 @@ def _filesystem(uri: str) -> tuple[pyarrow.fs.FileSystem, str]:
     if path is not None:
         path.mkdir(parents=True, exist_ok=True)
         return pyarrow.fs.LocalFileSystem(), str(path)
-    return pyarrow.fs.S3FileSystem(**s3.pyarrow_options(uri)), uri.removeprefix("s3://")
+    patient = pyarrow.fs.AwsStandardS3RetryStrategy(S3_ATTEMPTS)
+    return pyarrow.fs.S3FileSystem(retry_strategy=patient, **s3.pyarrow_options(uri)), uri.removeprefix("s3://")
 
 
 def _train_loop(config: dict[str, Any]) -> None:
@@ -255,7 +270,7 @@ def _train_loop(config: dict[str, Any]) -> None:
                 saved = ray.train.Checkpoint.from_directory(folder)
             ray.train.report(history[-1], checkpoint=saved)
     if share.rank == 0:
-        _save(job, trainer.trained(), front_end, rows, history)
+        _save(job, trainer.trained(), start, front_end, rows, history)
 
 
 def _workers_here(job: TrainJob, of_one: int, at_once: int) -> int:
@@ -306,7 +321,14 @@ def _sum_over_workers(values: tuple[float, float], share: Share, device: torch.d
     return tuple(total.tolist())
 
 
-def _save(job: TrainJob, network: Network, front_end: FrontEnd, rows: Rows, history: list[dict[str, float]]) -> None:
+def _save(
+    job: TrainJob,
+    network: Network,
+    start: Checkpoint | None,
+    front_end: FrontEnd,
+    rows: Rows,
+    history: list[dict[str, float]],
+) -> None:
     """The checkpoint, metrics.json and events of a finished training."""
     segment_s = rows.front_end.duration_s(rows.shape[1])
     how = {
@@ -315,6 +337,7 @@ def _save(job: TrainJob, network: Network, front_end: FrontEnd, rows: Rows, hist
         "test_fold": job.test_fold,
         "manifests": rundir.manifests(job.shard_uris),
         "clips": len(set(rows.columns["clip_id"])),
+        "before": start.lineage() if start else [],
         "policy": job.policy.to_dict() if job.policy else None,
     }
     done = Checkpoint(network, cast(str, job.training.model), front_end, job.vocabulary, segment_s, how, history[-1])

@@ -1,7 +1,7 @@
 """What the driver makes sure of before a training begins."""
 
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -14,8 +14,9 @@ from audioclf.audio.frontend import FrontEnd
 from audioclf.audio.pcm import AnyFrontEnd
 from audioclf.checkpoint import Checkpoint
 from audioclf.config import Training
-from audioclf.errors import ConfigError
+from audioclf.errors import ConfigError, SchemaError
 from audioclf.policy import Policy, warn_of_strangers
+from audioclf.shards import Form
 from audioclf.training_input import TrainingInput
 
 log = logging.getLogger("audioclf")
@@ -76,9 +77,10 @@ def check(
         raise ConfigError(f"--test-fold {test_fold}: the shards have {folds_in_words(folds)}")
     if folds == {test_fold} and test_fold is not None:
         raise ConfigError(f"--test-fold {test_fold}: all clips are of it, and none are left to train on")
-    if start and start.training.get("clips"):
+    for training_before in start.lineage() if start else []:
         measured_on = folds if every_fold else {test_fold}
-        _require_unseen(start, {fold for fold in measured_on if fold is not None}, rundir.manifests(shard_uris))
+        measured_on = {fold for fold in measured_on if fold is not None}
+        _require_unseen(training_before, measured_on, rundir.manifests(shard_uris))
     if chosen and (lacking := set(chosen.transform_sets) - set(rows["transform_set"].unique().to_pylist())):
         raise ConfigError(f"--policy: the shards hold no copies of {', '.join(sorted(lacking))}; extract with it")
     if chosen:
@@ -98,10 +100,10 @@ def folds_in_words(folds: Collection[int | None]) -> str:
     return f"the folds {', '.join(map(str, known))}" if known else "no folds"
 
 
-def _require_unseen(start: Checkpoint, measured_on: set[int], manifests: list[str]) -> None:
+def _require_unseen(before: Mapping[str, Any], measured_on: set[int], manifests: list[str]) -> None:
     """Refuse weights that have learned from the clips that a network which begins with them is to be tested on."""
-    seen = measured_on - {start.training.get("test_fold")}
-    if not set(manifests) & set(start.training.get("manifests", ())):
+    seen = measured_on - {before["test_fold"]}
+    if not set(manifests) & set(before["manifests"]):
         if measured_on:
             log.info("--init: trained on clips of another manifest; those that will be measured must not be among them")
         return
@@ -124,9 +126,22 @@ def binding(shard_uris: Sequence[str], how: Training) -> dict[str, Any]:
 
 
 def _stored(shard_uris: Sequence[str]) -> AnyFrontEnd:
-    """The front end of the shards."""
-    first = shards.committed_files(shard_uris[0])[0]
-    return shards.front_end_of(parquet_files.metadata(first), first)
+    """The front end of the shards.
+
+    Raises:
+        ConfigError: those of one run directory are not like those of another.
+    """
+    firsts = [shards.committed_files(uri)[0] for uri in shard_uris]
+    forms = []
+    for uri in firsts:
+        with parquet_files.opened(uri) as file:
+            forms.append(Form.of(file.schema_arrow, uri))
+    for form, uri in zip(forms, firsts, strict=True):
+        try:
+            forms[0].require(form, uri)
+        except SchemaError as error:
+            raise ConfigError(f"--shards: {error}; extract all with the same --frontend and --segment-s") from error
+    return forms[0].front_end
 
 
 def require_one_origin(shard_uris: Sequence[str]) -> None:

@@ -52,6 +52,7 @@ def tag(**flags: Any) -> config.TagConfig:
         (extract, {"engine": "r3"}, "--engine needs --augment or --policy"),
         (crossval, {"policy_epochs": 3}, "need --policy learn"),
         (crossval, {"policy": "p.yaml", "policy_validation_folds": 2}, "need --policy learn"),
+        (crossval, {"policy_repetitions": 4}, "need --policy learn"),
         (extract, {"segment_s": 0.0}, "--segment-s"),
         (extract, {"segment_s": float("nan")}, "--segment-s"),
         (extract, {"max_segment_s": -1.0}, "--max-segment-s"),

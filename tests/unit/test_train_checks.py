@@ -1,19 +1,21 @@
 """What the driver refuses, and warns of, before a training begins."""
 
 import logging
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
-from audioclf import shards, storage
+from audioclf import storage
 from audioclf.audio.pcm import get_any_front_end
 from audioclf.config import Training
 from audioclf.errors import ConfigError
 from audioclf.labels import Vocabulary
-from audioclf.pipelines import train_checks
+from audioclf.pipelines import evaluate, train_checks
+from audioclf.pipelines.evaluate import Seen
 from tests.unit import test_shards
 from tests.untrained import untrained
 
@@ -90,9 +92,67 @@ def test_a_training_depends_on_what_the_files_hold_that_its_flags_name(
         bound.append(train_checks.binding([shards_uri], Training(init=start)))
         next(loaded.network.parameters()).data.add_(1)
     assert bound[0]["init_weights"] != bound[1]["init_weights"]
-    monkeypatch.setattr(shards, "front_end_of", lambda *_: get_any_front_end("pcm44k"))
+    monkeypatch.setattr(train_checks, "_stored", lambda _: get_any_front_end("pcm44k"))
     for n_mels in (64, 96):
         own.write_text(f"base: logmel44k\nname: own\nn_mels: {n_mels}\n")
         assert train_checks.binding([shards_uri], Training(frontend=str(own)))["front_end"]["n_mels"] == n_mels
     named = Training(frontend="logmel44k")
     assert train_checks.binding([shards_uri], named) == asdict(named)
+
+
+def test_run_directories_of_different_lengths_are_refused(tmp_path: Path) -> None:
+    runs = [
+        storage.to_uri(test_shards.write(tmp_path / str(n), [test_shards.row("a")], np.zeros((1, 128, n), np.float16)))
+        for n in (3, 4)
+    ]
+    with pytest.raises(ConfigError, match=r"--shards: .*/4/.*\[128, 4\].*\[128, 3\]; extract all with the same"):
+        train_checks.binding(runs, Training())
+
+
+PAIR = Vocabulary(("a", "b"), multi_label=False)
+A, B = {"manifests": ["a"], "test_fold": 1}, {"manifests": ["b"], "test_fold": None}
+
+
+@pytest.mark.parametrize(
+    ("training", "lineage"),
+    [
+        ({}, []),  # a published network's
+        ({"clips": 9, **A}, [A]),
+        ({"clips": 9, **B, "before": [A]}, [B, A]),
+    ],
+)
+def test_a_network_tells_all_that_it_has_learned_from(training: dict[str, Any], lineage: list[dict[str, Any]]) -> None:
+    assert replace(untrained(PAIR), training=training).lineage() == lineage
+
+
+def test_weights_that_learned_from_the_clips_two_trainings_ago_are_refused() -> None:
+    for before in (A, B):
+        train_checks._require_unseen(before, {1}, ["c"])
+    train_checks._require_unseen(A, {1}, ["a", "b"])
+    with pytest.raises(ConfigError, match="fold 2 among them"):
+        train_checks._require_unseen(A, {2}, ["a"])
+    with pytest.raises(ConfigError, match="fold 1 among them"):
+        train_checks._require_unseen(B, {1}, ["b", "c"])
+
+
+@pytest.mark.parametrize(
+    ("trainings", "manifests", "test_fold", "seen"),
+    [
+        ([], {"a"}, 1, Seen.NO),
+        ([A], {"a"}, 1, Seen.NO),
+        ([A], {"a"}, 2, Seen.YES),
+        ([A], {"a"}, None, Seen.YES),
+        ([A], {"c"}, 1, Seen.UNKNOWN),
+        ([A], {"a", "c"}, 1, Seen.UNKNOWN),  # the left-out fold of one, and strangers
+        ([A], {"a", "c"}, 2, Seen.YES),
+        ([B, A], {"a"}, 1, Seen.UNKNOWN),
+        ([B, A], {"a"}, 2, Seen.YES),
+        ([B], {"b"}, 1, Seen.YES),
+    ],
+)
+def test_whether_a_network_has_seen_what_it_is_measured_on(
+    trainings: list[dict[str, Any]], manifests: set[str], test_fold: int | None, seen: Seen
+) -> None:
+    before = trainings[1:]
+    training = {"clips": 9, **trainings[0], "before": before} if trainings else {}
+    assert evaluate._seen(replace(untrained(PAIR), training=training), sorted(manifests), test_fold) is seen
