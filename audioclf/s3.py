@@ -8,6 +8,7 @@ import contextlib
 import functools
 import logging
 import random
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -50,6 +51,9 @@ BACKOFF_S, BACKOFF_MAX_S = 0.5, 8.0
 NOTICE_S = 10
 """A request that fails longer than this is logged."""
 
+AWS_ENDPOINT = re.compile(r"s3([.-][a-z0-9-]+)?\.amazonaws\.com")
+"""What boto3 takes of itself; one that the user has set may end so too, of a private network."""
+
 _jitter = random.Random()
 _lock = threading.Lock()
 
@@ -80,7 +84,7 @@ def pyarrow_options(uri: str) -> dict[str, str]:
     region of the URI's bucket."""
     scheme, _, host = client().meta.endpoint_url.partition("://")
     region = {"region": _region_of(split(uri)[0]) or client().meta.region_name}
-    return region if host.endswith(".amazonaws.com") else {**region, "scheme": scheme, "endpoint_override": host}
+    return region if AWS_ENDPOINT.fullmatch(host) else {**region, "scheme": scheme, "endpoint_override": host}
 
 
 def _region_of(bucket: str) -> str | None:

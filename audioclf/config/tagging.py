@@ -90,8 +90,8 @@ class TagConfig:
         require(not (self.use_gpu and self.runtime == "onnx"), "--runtime onnx computes on CPUs; drop --use-gpu")
         require(self.batch_size is None or self.batch_size >= 1, "--batch-size must be 1 or more")
         require(
-            0 < self.gpus_per_actor <= 1 or (self.gpus_per_actor > 0 and self.gpus_per_actor % 1 == 0),
-            "--gpus-per-actor must be a share of a GPU, from 0 to 1, or a whole number of them",
+            0 < self.gpus_per_actor <= 1,
+            "--gpus-per-actor must be above 0 and at most 1: a process computes on one GPU",
         )
         require(self.inference_actors >= 0, "--inference-actors must be 0 or more")
         require(self.unit_s > 0, "--unit-s must be positive")

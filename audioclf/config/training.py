@@ -151,7 +151,8 @@ class TrainConfig(Training):
     anew."""
     min_workers: int | None = None
     """Train with so many where the cluster has no room for all of --num-workers; the others join when it has, and the
-    epoch at hand is begun anew. Default: wait for all."""
+    epoch at hand is begun anew. Default: wait for all. Where nodes are started on demand, --num-workers must not be
+    more than the cluster may ever have: for more, no node is started at all."""
     memory_mb: int | None = None
     """Memory for the training rows of each worker, in MB; default: half of its share of its machine. Rows that do not
     fit are streamed from the shards in every epoch."""

@@ -27,6 +27,9 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 log = logging.getLogger("audioclf")
 
+WAIT_TOLD_S = 60.0
+"""After which without a result it is told what the cluster has."""
+
 WORKERS_ENVIRONMENT = {
     # pyarrow's S3 client, which Ray Train writes through, otherwise appends checksums that other stores than AWS refuse
     # (Ceph: HTTP 411).
@@ -85,6 +88,25 @@ def _not_started(fault: str) -> ClusterError:
         "that RAY_TMPDIR, where it is set, is a short path; Ray's own words are in its session_latest/logs, usually of "
         "/tmp/ray"
     )
+
+
+def tell_of_waiting(takes: str) -> None:
+    """Say what the cluster has free: Ray waits without a word for what it does not have, and may never get.
+
+    Args:
+        takes: what a worker does, in words.
+    """
+    free, there = ray.available_resources(), ray.cluster_resources()
+    has = ", ".join(
+        f"{free.get(name, 0) / unit:,.0f} of {there[name] / unit:,.0f} {noun}"
+        for name, unit, noun in (("CPU", 1, "CPUs"), ("GPU", 1, "GPUs"), ("memory", 1e6, "MB"))
+        if name in there
+    )
+    log.warning(
+        "nothing is done yet after %.0f s; free in the cluster: %s; a worker takes %s; `ray status` tells what is "
+        "waited for",
+        WAIT_TOLD_S, has, takes,
+    )  # fmt: skip
 
 
 def beside_driver() -> dict[str, Any]:

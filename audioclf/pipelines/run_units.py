@@ -2,7 +2,6 @@
 
 import functools
 import gc
-import logging
 import pickle
 import threading
 import uuid
@@ -19,8 +18,6 @@ from audioclf.errors import AudioclfError, ConfigError, UnitCrashedError
 from audioclf.pipelines import cluster
 from audioclf.units import Attempt, Unit
 
-log = logging.getLogger("audioclf")
-
 IN_FLIGHT = 4
 """Tasks queued at an actor, so that it never waits for the driver: 2 cost an eighth of the rate."""
 
@@ -29,9 +26,6 @@ CAREFUL_ATTEMPT = 3
 
 LAST_ATTEMPT = 12
 """Care did not help: the unit would be tried for ever."""
-
-WAIT_TOLD_S = 60.0
-"""After which without a result it is told what the cluster has."""
 
 Process = Callable[[Any], Any]
 
@@ -135,7 +129,8 @@ def map_on_actors(stages: Sequence[Stage], items: Sequence[Any]) -> Iterator[Any
             num_gpus=stage.num_gpus or None,
             memory=None if stage.memory_mb is None else stage.memory_mb * 1_000_000,
         )
-    waiting = threading.Timer(WAIT_TOLD_S, _tell_of_waiting, [stages])
+    takes = ", ".join(stage.takes() for stage in stages)
+    waiting = threading.Timer(cluster.WAIT_TOLD_S, cluster.tell_of_waiting, [takes])
     waiting.daemon = True
     if cluster.may_grow():  # elsewhere what is lacking was told before
         waiting.start()
@@ -149,21 +144,6 @@ def map_on_actors(stages: Sequence[Stage], items: Sequence[Any]) -> Iterator[Any
                 yield result
     finally:
         waiting.cancel()
-
-
-def _tell_of_waiting(stages: Sequence[Stage]) -> None:
-    """Ray waits without a word for what a cluster does not have, and will not get."""
-    free, there = ray.available_resources(), ray.cluster_resources()
-    has = ", ".join(
-        f"{free.get(name, 0) / unit:,.0f} of {there[name] / unit:,.0f} {noun}"
-        for name, unit, noun in (("CPU", 1, "CPUs"), ("GPU", 1, "GPUs"), ("memory", 1e6, "MB"))
-        if name in there
-    )
-    log.warning(
-        "nothing is done yet after %.0f s; free in the cluster: %s; a worker takes %s; `ray status` tells what is "
-        "waited for",
-        WAIT_TOLD_S, has, ", ".join(stage.takes() for stage in stages),
-    )  # fmt: skip
 
 
 def run_units(stages: Sequence[Stage], units: Sequence[Unit]) -> Iterator[dict[str, Any]]:

@@ -246,7 +246,7 @@ def _inference_actors(config: TagConfig) -> int:
     if not config.use_gpu:
         return config.inference_actors
     share = config.gpus_per_actor
-    fit = cluster.gpus() * int(1 / share) if share < 1 else int(cluster.gpus() / share)  # no process lies across two
+    fit = cluster.gpus() * int(1 / share)  # no process lies across two
     if fit == 0 and not (config.inference_actors and cluster.may_grow()):
         raise ConfigError(
             f"--use-gpu: this cluster has {cluster.gpus()} GPUs, and a process takes {config.gpus_per_actor:g}; drop "
@@ -270,6 +270,12 @@ def _stages(config: TagConfig, plan: TagPlan, n_inference: int, n_units: int) ->
         raise ConfigError(
             f"{n_cutters} processes that make windows and {n_inference} that compute the network take a CPU each, and "
             f"this machine has {cluster.cpus()}: give fewer --num-actors or --inference-actors"
+        )
+    needed_mb = (n_cutters + n_inference) * config.memory_mb
+    if needed_mb > cluster.memory_mb() and not cluster.may_grow():
+        raise ConfigError(
+            f"{n_cutters} processes that make windows and {n_inference} that compute the network take {needed_mb:,} "
+            f"MB, and Ray has {cluster.memory_mb():,} on this machine: give fewer --num-actors, or less --memory-mb"
         )
     return [cutters, networks]
 

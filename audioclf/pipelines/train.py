@@ -3,6 +3,7 @@
 import logging
 import tempfile
 import threading
+import time
 from collections.abc import Sequence
 from concurrent import futures
 from concurrent.futures import Future
@@ -130,6 +131,7 @@ def train_all(jobs: list[TrainJob], at_once: int) -> None:
     log.info("%d to train, %d at once; their workers start", len(jobs), min(at_once, len(jobs)))
     board: Any = ray.remote(Board).options(**cluster.beside_driver()).remote()
     waiting, running = list(jobs), dict[Future[None], TrainJob]()
+    began = time.monotonic() if cluster.may_grow() else None
     while waiting or running:
         while waiting and len(running) < at_once:
             job = waiting.pop(0)
@@ -144,6 +146,11 @@ def train_all(jobs: list[TrainJob], at_once: int) -> None:
         said, latest = ray.get(board.latest.remote())
         for words in said:
             log.info("%s", words)
+        if said:
+            began = None
+        elif began is not None and time.monotonic() > began + cluster.WAIT_TOLD_S:
+            cluster.tell_of_waiting("1 GPU" if jobs[0].use_gpu else "1 CPU")
+            began = None
         for name, epochs, metrics in latest:
             if name in names:
                 log.info("%s: epoch %d/%d, loss %.4f", name, metrics["epoch"], epochs, metrics["loss"])
@@ -194,7 +201,7 @@ def _start(job: TrainJob, board: Any, at_once: int) -> Future[None]:
 def _fit(job: TrainJob, board: Any, at_once: int) -> None:
     """Run Ray Train to the end of one job, going on where an earlier attempt stopped."""
     filesystem, path = _filesystem(job.output_uri)
-    resources = {"CPU": 1, "GPU": 1} if job.use_gpu else {"CPU": 1}
+    resources = {"GPU": 1} if job.use_gpu else {"CPU": 1}  # or CPU work beside it could leave a GPU idle
     trainer = ray.train.torch.TorchTrainer(
         _train_loop,
         train_loop_config={"job": job, "board": board, "at_once": at_once},

@@ -9,7 +9,7 @@ import ray
 
 from audioclf import malloc
 from audioclf.errors import ConfigError, StorageError
-from audioclf.pipelines import cluster, run_units
+from audioclf.pipelines import cluster
 from audioclf.pipelines.run_units import Stage, map_on_actors
 
 
@@ -50,7 +50,7 @@ def test_a_cluster_that_gives_nothing_yet_is_told(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Its first worker takes seconds to start: longer than is waited here."""
-    monkeypatch.setattr(run_units, "WAIT_TOLD_S", 0.0)
+    monkeypatch.setattr(cluster, "WAIT_TOLD_S", 0.0)
     monkeypatch.setattr(cluster, "may_grow", lambda: True)
     stage = Stage(lambda _: lambda item: item, None, num_actors=1, memory_mb=100)
     assert list(map_on_actors([stage], [1])) == [1]

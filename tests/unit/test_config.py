@@ -83,7 +83,7 @@ def tag(**flags: Any) -> config.TagConfig:
         (evaluate, {"num_actors": -1}, "--num-actors"),
         (train, {"num_workers": 2, "min_workers": 3}, "--min-workers must lie between 1 and --num-workers"),
         (train, {"num_workers": 0, "min_workers": 1}, "--min-workers"),
-        (tag, {"use_gpu": True, "gpus_per_actor": 1.5}, "--gpus-per-actor must be a share of a GPU"),
+        (tag, {"use_gpu": True, "gpus_per_actor": 1.5}, "--gpus-per-actor must be above 0 and at most 1"),
         (tag, {"window_s": 0.0}, "--window-s"),
         (tag, {"hop_s": 0.0}, "--hop-s"),
         (tag, {"top_k": 0}, "--top-k"),

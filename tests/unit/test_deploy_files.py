@@ -84,7 +84,7 @@ RAY_JOB = fields(
             "headGroupSpec",
             rayVersion=TEXT,
             enableInTreeAutoscaling=TRUTH,
-            autoscalerOptions=fields("", idleTimeoutSeconds=NUMBER),
+            autoscalerOptions=fields("", version={"enum": ["v1", "v2"]}, idleTimeoutSeconds=NUMBER),
             headGroupSpec=fields("template", rayStartParams=MAP, template=TEMPLATE),
             workerGroupSpecs=each(
                 fields(
@@ -244,6 +244,9 @@ def test_its_workers_are_those_of_the_cluster_on_aws(ray_job: dict[str, Any]) ->
     assert at(ray_job, CLUSTER)["autoscalerOptions"]["idleTimeoutSeconds"] == 60 * aws["idle_timeout_minutes"]
     (gpu,) = groups["gpu"]["template"]["spec"]["containers"]
     assert gpu["resources"]["limits"]["nvidia.com/gpu"] == "1"
+    # Work that needs no GPU starts no node that has one.
+    assert groups["gpu"]["rayStartParams"] == {"num-cpus": "0"}
+    assert aws["available_node_types"]["gpu"]["resources"]["CPU"] == 0
 
 
 def test_its_ray_is_the_pinned_one(ray_job: dict[str, Any]) -> None:

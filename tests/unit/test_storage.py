@@ -425,6 +425,21 @@ def test_pyarrow_is_told_the_buckets_region(monkeypatch: pytest.MonkeyPatch) -> 
     s3.client.cache_clear()
 
 
+@pytest.mark.parametrize(
+    ("host", "is_aws"),
+    [
+        ("s3.amazonaws.com", True),
+        ("s3.eu-central-1.amazonaws.com", True),
+        ("s3-us-west-2.amazonaws.com", True),
+        ("bucket.vpce-0a1b-2c3d.s3.eu-central-1.vpce.amazonaws.com", False),
+        ("s3-fips.us-east-1.amazonaws.com", False),
+        ("127.0.0.1:9000", False),
+    ],
+)
+def test_an_endpoint_of_the_users_own_is_kept(host: str, is_aws: bool) -> None:
+    assert bool(s3.AWS_ENDPOINT.fullmatch(host)) == is_aws
+
+
 ODD_NAMES = ["plain.wav", "with space.wav", "quo'te\".wav", "new\nline.wav", "100%25.wav", "ümlaut-🎵.wav", "#?&.wav"]
 
 
