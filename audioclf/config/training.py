@@ -116,6 +116,10 @@ class Training:
             not (self.schedule == "one-cycle" and self.warmup_epochs),
             "--warmup-epochs: one-cycle has a rise of its own",
         )
+        require(
+            not self.warmup_epochs or self.warmup_epochs < self.epochs,
+            f"--warmup-epochs must be fewer than --epochs ({self.epochs}), or the rate never reaches --learning-rate",
+        )
         for name in (
             "warmup_epochs", "weight_decay", "l1", "l2", "mixup_alpha", "mask_bands", "mask_frames", "roll_s",
             "gain_db", "crop_s", "wave_mixup_alpha",

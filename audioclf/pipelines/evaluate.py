@@ -55,7 +55,7 @@ def run(config: EvaluateConfig) -> str:
             "--write-thresholds: the network was trained on these clips, and is surer of them than of others: "
             + (
                 "give shards of other clips"
-                if left_out is None
+                if left_out in (None, config.test_fold)  # or weights that it began with were
                 else f"it left out fold {left_out}, give --test-fold {left_out}"
             )
         )

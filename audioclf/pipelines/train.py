@@ -43,7 +43,7 @@ STATE_FILE = "state.pt"
 RESIZE_EVERY_S = 600.0
 """How often an elastic training looks whether there is room for more workers: each change costs the epoch at hand."""
 
-S3_ATTEMPTS = 12
+S3_ATTEMPTS = 10
 """With growing pauses between them, about as long as s3.PATIENCE lasts."""
 
 REPORT_EVERY_S = 10.0
@@ -231,8 +231,18 @@ def _filesystem(uri: str) -> tuple[pyarrow.fs.FileSystem, str]:
     if path is not None:
         path.mkdir(parents=True, exist_ok=True)
         return pyarrow.fs.LocalFileSystem(), str(path)
-    patient = pyarrow.fs.AwsStandardS3RetryStrategy(S3_ATTEMPTS)
-    return pyarrow.fs.S3FileSystem(retry_strategy=patient, **s3.pyarrow_options(uri)), uri.removeprefix("s3://")
+    return _PatientS3(s3.pyarrow_options(uri)), uri.removeprefix("s3://")
+
+
+class _PatientS3(pyarrow.fs.S3FileSystem):
+    """As patient wherever it travels: Arrow's own forgets how often it is to try."""
+
+    def __init__(self, options: dict[str, str]):
+        self._options = options
+        super().__init__(retry_strategy=pyarrow.fs.AwsStandardS3RetryStrategy(S3_ATTEMPTS), **options)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _PatientS3, (self._options,)
 
 
 def _train_loop(config: dict[str, Any]) -> None:

@@ -1,10 +1,12 @@
 """Training, cross-validation and evaluation on a Ray cluster."""
 
 import json
+import pickle
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.fs
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -14,6 +16,9 @@ from audioclf import checkpoint, shards, storage
 from audioclf.config import CrossvalConfig, EvaluateConfig, ExtractConfig, TrainConfig
 from audioclf.errors import CheckpointMismatchError, ConfigError
 from audioclf.pipelines import crossval, evaluate, extract, train
+from tests import fault_proxy
+from tests.buckets import new_bucket
+from tests.fault_proxy import FaultProxy
 
 EPOCHS = 3
 
@@ -202,3 +207,14 @@ def test_what_ray_would_wait_for_without_end_is_refused(
 def test_a_fold_that_does_not_exist_is_refused(extracted: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="the shards have the folds 1, 2"):
         train.run(TrainConfig(shards=(extracted,), output=str(tmp_path), test_fold=7))
+
+
+def test_the_store_of_a_trainings_state_is_waited_for_wherever_it_is_used(s3_server: str) -> None:
+    """Arrow's own S3 file system tries three times, and Ray Train's controller gets it pickled."""
+    bucket = new_bucket()
+    with FaultProxy(s3_server) as proxy:
+        options = {"scheme": "http", "endpoint_override": proxy.endpoint.removeprefix("http://"), "region": "us-east-1"}
+        travelled = pickle.loads(pickle.dumps(train._PatientS3(options)))
+        proxy.faults = fault_proxy.first(4, fault_proxy.INTERNAL_ERROR)
+        assert travelled.get_file_info(bucket).type == pyarrow.fs.FileType.Directory
+        assert proxy.requests > 4

@@ -53,6 +53,7 @@ def tag(**flags: Any) -> config.TagConfig:
         (crossval, {"policy_epochs": 3}, "need --policy learn"),
         (crossval, {"policy": "p.yaml", "policy_validation_folds": 2}, "need --policy learn"),
         (crossval, {"policy_repetitions": 4}, "need --policy learn"),
+        (crossval, {"epochs": 3, "warmup_epochs": 3.0}, "--warmup-epochs must be fewer than --epochs \\(3\\)"),
         (extract, {"segment_s": 0.0}, "--segment-s"),
         (extract, {"segment_s": float("nan")}, "--segment-s"),
         (extract, {"max_segment_s": -1.0}, "--max-segment-s"),
