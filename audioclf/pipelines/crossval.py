@@ -53,7 +53,7 @@ def run(config: CrossvalConfig) -> str:
             shard_uris=shard_uris,
             vocabulary=vocabulary,
             output_uri=directory.at(rundir.TRAININGS, f"seed-{seed}-fold-{fold}"),
-            training=how,
+            training=train_checks.portable(how),
             test_fold=fold,
             seed=seed,
             num_workers=config.num_workers,

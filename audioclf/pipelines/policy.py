@@ -215,6 +215,7 @@ def _train_all(learning: Learning, folder: str) -> dict[str, dict[str, Any]]:
 
 def _run_tasks(learning: Learning, due: Sequence[PolicyTraining], folder: str) -> None:
     cluster.connect()
+    how = train_checks.portable(learning.how)
     examples = ray.put(shards.load(learning.shard_uris, copies=True))  # read in place by every task of a node
     fit: Any = ray.remote(num_cpus=1, max_retries=2)(_train)
     waiting, running = list(reversed(due)), dict[Any, PolicyTraining]()
@@ -225,7 +226,7 @@ def _run_tasks(learning: Learning, due: Sequence[PolicyTraining], folder: str) -
         while waiting and len(running) < most:
             one = waiting.pop()
             chosen = learning.designs[one.repetition].policies[one.run]
-            running[fit.remote(examples, learning.how, learning.seed, one, chosen)] = one
+            running[fit.remote(examples, how, learning.seed, one, chosen)] = one
         ended, _ = ray.wait(list(running), num_returns=1)
         for ref in ended:
             one = running.pop(ref)

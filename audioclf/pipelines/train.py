@@ -83,7 +83,7 @@ def run(config: TrainConfig) -> str:
         shard_uris,
         Vocabulary.of(shards.all_labels(shard_uris)[0]),
         directory.uri,
-        how,
+        train_checks.portable(how),
         config.test_fold,
         config.seed,
         config.num_workers,

@@ -94,6 +94,15 @@ def check(
     return how
 
 
+def portable(how: Training) -> Training:
+    """The same for workers, which have another working directory: files that flags name are URIs."""
+    return replace(
+        how,
+        init=checkpoint.find(how.init, how.model) if how.init else None,
+        frontend=front_ends.portable(how.frontend) if how.frontend else None,
+    )
+
+
 def folds_in_words(folds: Collection[int | None]) -> str:
     """Which there are, for a message."""
     known = sorted(fold for fold in folds if fold is not None)

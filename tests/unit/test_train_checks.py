@@ -19,6 +19,8 @@ from audioclf.pipelines.evaluate import Seen
 from tests.unit import test_shards
 from tests.untrained import untrained
 
+PAIR = Vocabulary(("a", "b"), multi_label=False)
+
 
 def rows(labels: list[list[str]], folds: list[int | None]) -> pa.Table:
     return pa.table({"labels": pa.array(labels, pa.list_(pa.string())), "fold": pa.array(folds, pa.int32())})
@@ -100,6 +102,27 @@ def test_a_training_depends_on_what_the_files_hold_that_its_flags_name(
     assert train_checks.binding([shards_uri], named) == asdict(named)
 
 
+def test_what_flags_name_is_found_from_another_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray Train's workers have one of their own."""
+    here, there = tmp_path / "here", tmp_path / "there"
+    for folder in (here, there):
+        folder.mkdir()
+    monkeypatch.chdir(here)
+    untrained(PAIR).save(storage.to_uri("start"))
+    Path("own.yaml").write_text("base: logmel44k\nname: own\n")
+    for how in (Training(model="sbcnn", init="start"), Training(model="sbcnn", frontend="own.yaml")):
+        monkeypatch.chdir(here)
+        expected = train_checks.beginning(how, get_any_front_end("pcm44k"))
+        portable = train_checks.portable(how)
+        monkeypatch.chdir(there)
+        start, front_end = train_checks.beginning(portable, get_any_front_end("pcm44k"))
+        assert front_end == expected[1]
+        assert (start and start.weights_digest()) == (expected[0] and expected[0].weights_digest())
+    assert train_checks.portable(Training()) == Training()
+
+
 def test_run_directories_of_different_lengths_are_refused(tmp_path: Path) -> None:
     runs = [
         storage.to_uri(test_shards.write(tmp_path / str(n), [test_shards.row("a")], np.zeros((1, 128, n), np.float16)))
@@ -109,7 +132,6 @@ def test_run_directories_of_different_lengths_are_refused(tmp_path: Path) -> Non
         train_checks.binding(runs, Training())
 
 
-PAIR = Vocabulary(("a", "b"), multi_label=False)
 A, B = {"manifests": ["a"], "test_fold": 1}, {"manifests": ["b"], "test_fold": None}
 
 
