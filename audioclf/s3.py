@@ -83,25 +83,9 @@ def pyarrow_options(uri: str) -> dict[str, str]:
     """Options for pyarrow's S3 client, which reads the AWS variables but for the endpoint, and is not sent on to the
     region of the URI's bucket."""
     scheme, _, host = client().meta.endpoint_url.partition("://")
-    region = {"region": _region_of(split(uri)[0]) or client().meta.region_name}
+    told = _ask_for_bucket(uri)["ResponseMetadata"].get("HTTPHeaders", {})  # its region, if the store is AWS
+    region = {"region": told.get("x-amz-bucket-region", client().meta.region_name)}
     return region if AWS_ENDPOINT.fullmatch(host) else {**region, "scheme": scheme, "endpoint_override": host}
-
-
-def _region_of(bucket: str) -> str | None:
-    """Where a bucket of AWS is; None of another store's, which does not say so."""
-
-    def ask(client: "S3Client") -> Any:
-        from botocore.exceptions import ClientError
-
-        try:
-            return client.head_bucket(Bucket=bucket)
-        except ClientError as error:
-            if s3_faults.may_pass(error):
-                raise
-            return error.response  # a refusal names the region too
-
-    answer = retrying(f"s3://{bucket}", ask)
-    return answer["ResponseMetadata"].get("HTTPHeaders", {}).get("x-amz-bucket-region")
 
 
 def split(uri: str) -> tuple[str, str]:
@@ -172,21 +156,31 @@ def reach(uri: str) -> None:
         ConfigError: there is no such bucket.
         StorageError: there is no store.
     """
+    answer = _ask_for_bucket(uri, FIRST_CONTACT)
+    if answer["ResponseMetadata"]["HTTPStatusCode"] == 404:
+        raise ConfigError(f"{uri}: no such bucket")
+    # A refusal of this request is an answer too. The next request says more: this one's has no body.
+
+
+def _ask_for_bucket(uri: str, patience: Patience | None = None) -> Any:
+    """The store's answer of a URI's bucket, be it a refusal: as boto3 has it, without a body.
+
+    Raises:
+        StorageError: there is no store.
+    """
     bucket, _ = split(uri)
 
-    def ask(client: "S3Client") -> None:
+    def ask(client: "S3Client") -> Any:
         from botocore.exceptions import ClientError
 
         try:
-            client.head_bucket(Bucket=bucket)
+            return client.head_bucket(Bucket=bucket)
         except ClientError as error:
-            if s3_faults.code_of(error) == "404":
-                raise ConfigError(f"{uri}: no such bucket") from error
             if s3_faults.may_pass(error):
                 raise
-            # A refusal of this request is an answer too. The next request says more: this one's has no body.
+            return error.response
 
-    retrying(uri, ask, FIRST_CONTACT)
+    return retrying(uri, ask, patience)
 
 
 def size_of(uri: str) -> int | None:

@@ -1,10 +1,12 @@
 """The Ray cluster a job runs on: the one it was submitted to, or one started here for the job."""
 
+import contextlib
 import logging
 import os
 import signal
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from audioclf import malloc
@@ -90,12 +92,28 @@ def _not_started(fault: str) -> ClusterError:
     )
 
 
-def tell_of_waiting(takes: str) -> None:
-    """Say what the cluster has free: Ray waits without a word for what it does not have, and may never get.
+@contextlib.contextmanager
+def waiting_told(takes: str) -> Iterator[Callable[[], object]]:
+    """Say what the cluster has free if, in the with-block, nothing is done for a while: Ray waits without a word for
+    what it does not have, and may never get.
 
     Args:
         takes: what a worker does, in words.
+
+    Yields:
+        What is to be called once something is done.
     """
+    timer = threading.Timer(WAIT_TOLD_S, _tell_of_waiting, [takes])
+    timer.daemon = True
+    if may_grow():  # elsewhere what is lacking was told before
+        timer.start()
+    try:
+        yield timer.cancel
+    finally:
+        timer.cancel()
+
+
+def _tell_of_waiting(takes: str) -> None:
     free, there = ray.available_resources(), ray.cluster_resources()
     has = ", ".join(
         f"{free.get(name, 0) / unit:,.0f} of {there[name] / unit:,.0f} {noun}"

@@ -8,11 +8,11 @@ from audioclf import checkpoint, policy, rundir, shards, storage
 from audioclf.config import CrossvalConfig, Training, training_of
 from audioclf.errors import ConfigError
 from audioclf.labels import Vocabulary
-from audioclf.pipelines import compare, evaluate, train, train_checks
+from audioclf.pipelines import compare, evaluate, run_trainings, train_checks
 from audioclf.pipelines import policy as learn_policy
 from audioclf.pipelines.policy import Learning
 from audioclf.pipelines.progress import log_written
-from audioclf.pipelines.train import TrainJob
+from audioclf.pipelines.train_loop import TrainJob
 from audioclf.policy import Policy
 from audioclf.rundir import RunDirectory
 
@@ -47,13 +47,14 @@ def run(config: CrossvalConfig) -> str:
         "seeds": config.seeds,
         "policy": _policy_binding(config, chosen),
     }
+    portable = train_checks.portable(how)
     jobs = {
         (seed, fold): TrainJob(
             name=f"seed-{seed}-fold-{fold}",
             shard_uris=shard_uris,
             vocabulary=vocabulary,
             output_uri=directory.at(rundir.TRAININGS, f"seed-{seed}-fold-{fold}"),
-            training=train_checks.portable(how),
+            training=portable,
             test_fold=fold,
             seed=seed,
             num_workers=config.num_workers,
@@ -81,7 +82,7 @@ def run(config: CrossvalConfig) -> str:
         due = [replace(job, policy=learned[job.test_fold]) for job in due]
     if due:
         # Of all trainings: what memory each may take, and so the order of its rows, is the same after a restart.
-        train.train_all(due, train.trainings_at_once(list(jobs.values())))
+        run_trainings.run_trainings(due, run_trainings.trainings_at_once(list(jobs.values())))
     per_seed = []
     for seed in range(config.seeds):
         of_fold = {fold: storage.join(jobs[seed, fold].output_uri, checkpoint.FOLDER) for fold in folds}

@@ -1,5 +1,6 @@
 """The manifest → Parquet shards of log-mel pictures."""
 
+import contextlib
 import logging
 import math
 import time
@@ -146,11 +147,8 @@ def _make(plan: ExtractPlan) -> Callable[[Attempt], dict[str, Any]]:
 
 
 def _find_readable(clips: ManifestFile, n_clips: int) -> str | None:
-    reader = manifest.SliceReader(clips.uri, clips.etag)
-    try:
+    with contextlib.closing(manifest.SliceReader(clips.uri, clips.etag)) as reader:
         return fetch.find_readable(reader.rows(row, row + 1)[0]["uri"] for row in fetch.spread_rows(n_clips))
-    finally:
-        reader.close()
 
 
 def _clips_in(due: list[Unit]) -> int:

@@ -3,7 +3,6 @@
 import functools
 import gc
 import pickle
-import threading
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -129,21 +128,14 @@ def map_on_actors(stages: Sequence[Stage], items: Sequence[Any]) -> Iterator[Any
             num_gpus=stage.num_gpus or None,
             memory=None if stage.memory_mb is None else stage.memory_mb * 1_000_000,
         )
-    takes = ", ".join(stage.takes() for stage in stages)
-    waiting = threading.Timer(cluster.WAIT_TOLD_S, cluster.tell_of_waiting, [takes])
-    waiting.daemon = True
-    if cluster.may_grow():  # elsewhere what is lacking was told before
-        waiting.start()
-    try:
+    with cluster.waiting_told(", ".join(stage.takes() for stage in stages)) as begun:
         for batch in done.iter_batches(batch_size=None, prefetch_batches=0):
-            waiting.cancel()
+            begun()
             for outcome in batch["outcome"]:
                 result, error = pickle.loads(outcome)
                 if error is not None:
                     raise error
                 yield result
-    finally:
-        waiting.cancel()
 
 
 def run_units(stages: Sequence[Stage], units: Sequence[Unit]) -> Iterator[dict[str, Any]]:

@@ -1,7 +1,7 @@
 """What the driver makes sure of before a training begins."""
 
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -77,10 +77,9 @@ def check(
         raise ConfigError(f"--test-fold {test_fold}: the shards have {folds_in_words(folds)}")
     if folds == {test_fold} and test_fold is not None:
         raise ConfigError(f"--test-fold {test_fold}: all clips are of it, and none are left to train on")
-    for training_before in start.lineage() if start else []:
-        measured_on = folds if every_fold else {test_fold}
-        measured_on = {fold for fold in measured_on if fold is not None}
-        _require_unseen(training_before, measured_on, rundir.manifests(shard_uris))
+    if start:
+        measured_on = {fold for fold in (folds if every_fold else {test_fold}) if fold is not None}
+        _require_unseen(start, measured_on, rundir.manifests(shard_uris))
     if chosen and (lacking := set(chosen.transform_sets) - set(rows["transform_set"].unique().to_pylist())):
         raise ConfigError(f"--policy: the shards hold no copies of {', '.join(sorted(lacking))}; extract with it")
     if chosen:
@@ -109,18 +108,17 @@ def folds_in_words(folds: Collection[int | None]) -> str:
     return f"the folds {', '.join(map(str, known))}" if known else "no folds"
 
 
-def _require_unseen(before: Mapping[str, Any], measured_on: set[int], manifests: list[str]) -> None:
+def _require_unseen(start: Checkpoint, measured_on: set[int], manifests: list[str]) -> None:
     """Refuse weights that have learned from the clips that a network which begins with them is to be tested on."""
-    seen = measured_on - {before["test_fold"]}
-    if not set(manifests) & set(before["manifests"]):
-        if measured_on:
-            log.info("--init: trained on clips of another manifest; those that will be measured must not be among them")
-        return
-    if seen:
-        raise ConfigError(
-            f"--init: these weights were trained on clips of the same manifest, fold {min(seen)} among them: "
-            "what is measured on it would be what they have learned; begin with weights that have not seen it"
-        )
+    of_these = [before for before in start.lineage() if set(manifests) & set(before["manifests"])]
+    for before in of_these:
+        if seen := measured_on - {before["test_fold"]}:
+            raise ConfigError(
+                f"--init: these weights were trained on clips of the same manifest, fold {min(seen)} among them: "
+                "what is measured on it would be what they have learned; begin with weights that have not seen it"
+            )
+    if measured_on and len(of_these) < len(start.lineage()):
+        log.info("--init: trained on clips of another manifest; those that will be measured must not be among them")
 
 
 def binding(shard_uris: Sequence[str], how: Training) -> dict[str, Any]:

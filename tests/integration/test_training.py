@@ -15,7 +15,7 @@ from sklearn.metrics import accuracy_score, average_precision_score
 from audioclf import checkpoint, shards, storage
 from audioclf.config import CrossvalConfig, EvaluateConfig, ExtractConfig, TrainConfig
 from audioclf.errors import CheckpointMismatchError, ConfigError
-from audioclf.pipelines import crossval, evaluate, extract, train
+from audioclf.pipelines import crossval, evaluate, extract, run_trainings, train
 from tests import fault_proxy
 from tests.buckets import new_bucket
 from tests.fault_proxy import FaultProxy
@@ -198,8 +198,8 @@ def test_weights_that_have_learned_from_the_clips_to_be_measured_are_refused(
 def test_what_ray_would_wait_for_without_end_is_refused(
     extracted: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: dict[str, Any], says: str
 ) -> None:
-    monkeypatch.setattr(train.cluster, "may_grow", lambda: False)
-    monkeypatch.setattr(train.cluster, "gpus", lambda: 0)
+    monkeypatch.setattr(run_trainings.cluster, "may_grow", lambda: False)
+    monkeypatch.setattr(run_trainings.cluster, "gpus", lambda: 0)
     with pytest.raises(ConfigError, match=says):
         train.run(TrainConfig(shards=(extracted,), output=str(tmp_path / "x"), **flags))
 
@@ -214,7 +214,7 @@ def test_the_store_of_a_trainings_state_is_waited_for_wherever_it_is_used(s3_ser
     bucket = new_bucket()
     with FaultProxy(s3_server) as proxy:
         options = {"scheme": "http", "endpoint_override": proxy.endpoint.removeprefix("http://"), "region": "us-east-1"}
-        travelled = pickle.loads(pickle.dumps(train._PatientS3(options)))
+        travelled = pickle.loads(pickle.dumps(run_trainings._PatientS3(options)))
         proxy.faults = fault_proxy.first(4, fault_proxy.INTERNAL_ERROR)
         assert travelled.get_file_info(bucket).type == pyarrow.fs.FileType.Directory
         assert proxy.requests > 4

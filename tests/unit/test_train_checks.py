@@ -148,13 +148,19 @@ def test_a_network_tells_all_that_it_has_learned_from(training: dict[str, Any], 
 
 
 def test_weights_that_learned_from_the_clips_two_trainings_ago_are_refused() -> None:
-    for before in (A, B):
-        train_checks._require_unseen(before, {1}, ["c"])
-    train_checks._require_unseen(A, {1}, ["a", "b"])
-    with pytest.raises(ConfigError, match="fold 2 among them"):
-        train_checks._require_unseen(A, {2}, ["a"])
+    def require(trainings: list[dict[str, Any]], measured_on: set[int], manifests: list[str]) -> None:
+        latest, *before = trainings
+        start = replace(untrained(PAIR), training={"clips": 9, **latest, "before": before})
+        train_checks._require_unseen(start, measured_on, manifests)
+
+    require([A, B], {1}, ["c"])
+    require([A], {1}, ["a", "b"])
+    require([B, A], {1}, ["a"])
+    for trainings in ([A], [B, A]):
+        with pytest.raises(ConfigError, match="fold 2 among them"):
+            require(trainings, {2}, ["a"])
     with pytest.raises(ConfigError, match="fold 1 among them"):
-        train_checks._require_unseen(B, {1}, ["b", "c"])
+        require([A, B], {1}, ["b", "c"])
 
 
 @pytest.mark.parametrize(
